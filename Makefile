@@ -1,0 +1,60 @@
+# `make demo` shows what this is; `make test` is what CI runs. Both install what they need on a bare Debian 12 or 13 with Go and make.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+export PATH := $(PATH):/usr/local/go/bin
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+GOBUILD     := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+# Packages with tests that need a systemd have files with the build tag systemd.
+SYSTEMD      = $(shell grep -rl --include='*_test.go' '^//go:build systemd' . | xargs -r -n 1 dirname | sort -u)
+SYSTEM_TEST  = -count 1 -p 1 -timeout 15m -tags systemd -exec "$(CURDIR)/test/in-systemd"
+# The race detector needs a C compiler.
+RACE         = $(shell command -v gcc >/dev/null && echo -race)
+SCRIPTS      = .ci/run $(shell grep -rlE '^\#!/bin/(ba)?sh|^\# shellcheck shell' --exclude-dir=testdata test)
+
+.PHONY: help build test unit system test-trixie lint fmt bench demo clean
+
+help: ## Print the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+build: ## Build the programs into bin/.
+	@mkdir -p bin/test
+	$(GOBUILD) -ldflags "-X sdbackup/internal/cli.version=$(VERSION)" -o bin/ ./cmd/...
+	@$(GOBUILD) -o bin/test/ ./test/private-systemd ./test/report ./test/speed
+
+test: unit system ## All tests on this machine's Debian.
+
+unit: build ## Tests that need no systemd.
+	@test/deps system prometheus $(if $(CI),race)
+	go vet ./...
+	go vet -tags systemd ./...
+	@test/go-test unit $(RACE) -timeout 10m ./...
+
+system: build ## Tests on a private systemd.
+	@test/deps system prometheus
+	@test/go-test system $(SYSTEM_TEST) $(SYSTEMD)
+
+test-trixie: build ## Tests on a private systemd of Debian 13.
+	@test/deps system prometheus trixie
+	@SDBACKUP_TREE=$$(test/trixie) test/go-test trixie $(SYSTEM_TEST) $(SYSTEMD)
+
+lint: ## Examine Go, shell scripts and go.mod.
+	@test/deps lint
+	go mod tidy -diff
+	test/lint run
+	shellcheck -x -P SCRIPTDIR $(SCRIPTS)
+
+fmt: ## Format Go.
+	test/lint fmt
+
+bench: build ## Print how fast it is.
+	@test/deps system
+	@test/bench
+
+demo: build ## See a timer fire a backup, and restore from it.
+	@test/deps system prometheus
+	@test/demo
+
+clean: ## Remove what was built, and what is cached.
+	rm -rf bin "$${XDG_CACHE_HOME:-$$HOME/.cache}/sdbackup"

@@ -1,0 +1,209 @@
+// run-backup runs backups: it saves every module of each, applies retention, records the verdict and writes the metrics.
+//
+// Synopsis:
+//
+//	run-backup [--config PATH] [--user] [--no-units] [--init] [--json] ID...
+//	run-backup [--config PATH] [--user] [--no-units] [--init] [--json] --all
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"sdbackup/internal/cli"
+	"sdbackup/internal/config"
+	"sdbackup/internal/journal"
+	"sdbackup/internal/module"
+	"sdbackup/internal/run"
+	"sdbackup/internal/schedule"
+	"sdbackup/internal/status"
+	"sdbackup/internal/units"
+)
+
+type command struct {
+	cli.Location
+	Backups []string `arg:"" optional:"" name:"id" predictor:"backup" help:"Backups to run, one after another, as [backup.ID] in the configuration."`
+	All     bool     `help:"Run every enabled backup."`
+	NoUnits bool     `help:"Run modules as child processes, where no service manager is: without limits, sandbox and accounting."`
+	Init    bool     `help:"Make missing repositories anew, also where the records say that there was one."`
+	JSON    bool     `help:"Print the verdicts as JSON."`
+	Recover string   `hidden:"" placeholder:"ID" help:"Record the run of this backup that died, if one did."`
+}
+
+func main() {
+	os.Exit(cli.Main("run-backup", "Runs backups: every module of each, retention, records and metrics.",
+		new(command), os.Args[1:], cli.OS()))
+}
+
+func (c *command) Run(ctx context.Context, env *cli.Env) error {
+	if c.Recover == "" && c.All == (len(c.Backups) > 0) {
+		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("want either the IDs of backups or --all")}
+	}
+	paths := c.Paths(env)
+	cfg := config.Load(paths.Config, units.CheckProperty)
+	runner := &run.Runner{
+		Config: cfg, Paths: paths, Store: status.Store{Dir: paths.State},
+		Log: env.Log, Now: env.Now, Getenv: env.Getenv, Init: c.Init,
+		Next:   schedule.New(paths, env.Log).Next,
+		Status: func(line string) { journal.Notify("STATUS=" + line) },
+	}
+	if c.Recover != "" {
+		return runner.Recover(ctx, c.Recover, fate(env))
+	}
+	closeManager, err := c.starter(ctx, runner)
+	if err != nil {
+		return err
+	}
+	defer closeManager()
+	bars := cli.NewProgress(env)
+	defer bars.Done()
+	runner.Progress = func(id string, p module.Progress, done bool) {
+		if done {
+			bars.Remove(id)
+			return
+		}
+		bars.Update(id, p.Percent, p.BytesDone, p.BytesTotal)
+	}
+
+	ids := c.Backups
+	if c.All {
+		ids = enabled(cfg)
+	}
+	var runs []status.Run
+	var errs []error
+	worst := cli.ExitOK
+	for _, id := range ids {
+		verdict, err := runner.Backup(ctx, id)
+		worst = worse(worst, exitCode(verdict, err))
+		if err != nil && (verdict.ID == "" || !errors.Is(err, run.ErrConfiguration)) { // else it is in the log already
+			errs = append(errs, explain(err))
+		}
+		if verdict.ID != "" {
+			runs = append(runs, verdict)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	bars.Done()
+	if err := c.print(env, runner.Store, runs); err != nil {
+		errs = append(errs, err)
+	}
+	if worst == cli.ExitOK && len(errs) == 0 {
+		return nil
+	}
+	return &cli.ExitError{Code: max(worst, cli.ExitFailed), Err: errors.Join(errs...)}
+}
+
+// starter gives the runner its way to start modules, and returns what ends it.
+func (c *command) starter(ctx context.Context, runner *run.Runner) (func(), error) {
+	exe, err := run.FindModuleBackup()
+	if err != nil {
+		return nil, err
+	}
+	if c.NoUnits {
+		runner.Start = run.Children{Exe: exe, Paths: runner.Paths}
+		return func() {}, nil
+	}
+	// Not with ctx: a cancelled run still needs the connection, to stop its modules.
+	conn, err := units.Dial(context.WithoutCancel(ctx), c.User)
+	if err != nil {
+		runner.Start = run.NoManager{Err: err}
+		return func() {}, nil
+	}
+	self, err := conn.OwnUnit(ctx)
+	if err != nil || !strings.HasPrefix(self, "backup@") {
+		self = "" // started by a person: the modules notice by their socket when this process is gone
+	}
+	runner.Start = run.Units{Conn: conn, Exe: exe, Paths: runner.Paths, BindsTo: self}
+	runner.Leftover = conn.StopModules
+	return conn.Close, nil
+}
+
+func enabled(cfg *config.Config) []string {
+	var ids []string
+	for _, id := range cfg.BackupIDs() {
+		if cfg.Backups[id].Enabled {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// exitCode is the exit code for a verdict and the error that came with it.
+func exitCode(verdict status.Run, err error) int {
+	switch {
+	case errors.Is(err, run.ErrRunning):
+		return cli.ExitLocked
+	case errors.Is(err, run.ErrConfiguration):
+		return cli.ExitUsage
+	case err != nil:
+		return cli.ExitFailed
+	}
+	switch verdict.Outcome {
+	case status.Success, status.Partial:
+		return cli.ExitOK
+	case status.Conflict:
+		return cli.ExitLocked
+	default:
+		return cli.ExitFailed
+	}
+}
+
+// worse is the exit code over several runs: a mistake in the configuration before a failure before a conflict.
+func worse(a, b int) int {
+	for _, code := range []int{cli.ExitUsage, cli.ExitFailed, cli.ExitLocked} {
+		if a == code || b == code {
+			return code
+		}
+	}
+	return cli.ExitOK
+}
+
+// explain adds what an administrator can do about an error of the machine.
+func explain(err error) error {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return cli.Hint(err, "run it as root, or with --user for backups of your own")
+	}
+	return err
+}
+
+// fate is how the service manager says that the main process of this ExecStopPost='s service ended, systemd.exec(5).
+func fate(env *cli.Env) string {
+	code, number := env.Getenv("EXIT_CODE"), env.Getenv("EXIT_STATUS")
+	if code == "" {
+		return ""
+	}
+	return fmt.Sprintf("result %s, %s %s", env.Getenv("SERVICE_RESULT"), code, number)
+}
+
+// print writes the verdicts to standard output: JSON, or for people a table of every run's modules.
+func (c *command) print(env *cli.Env, store status.Store, runs []status.Run) error {
+	if c.JSON {
+		if runs == nil {
+			runs = []status.Run{}
+		}
+		return cli.JSON(env.Stdout, runs)
+	}
+	for _, verdict := range runs {
+		var rows [][]string
+		for _, m := range verdict.Modules {
+			row := []string{m.Module, string(m.Outcome), "-", "-", "-", m.Error}
+			if rec, err := store.Module(verdict.Backup, m.Module); err == nil && rec.Run == verdict.ID {
+				row[2], row[3], row[4] = cli.Bytes(rec.SizeBytes), cli.Bytes(rec.AddedBytes), cli.Duration(rec.End.Sub(rec.Start))
+			}
+			rows = append(rows, row)
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		if err := cli.Table(env.Stdout, []string{"MODULE", "RESULT", "SIZE", "ADDED", "TIME", "ERROR"}, rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"sdbackup/internal/cli"
+	"sdbackup/internal/config"
+	"sdbackup/internal/schedule"
+	"sdbackup/internal/status"
+)
+
+// none stands in a table for what there is not, as systemctl has it.
+const none = "-"
+
+type listTimers struct {
+	JSON bool `help:"Print JSON."`
+}
+
+// Run prints the timers by their next elapse. It fails when an enabled backup has none.
+func (c *listTimers) Run(ctx context.Context, env *cli.Env, root *command) error {
+	list, err := root.scheduler(env).Timers(ctx)
+	if err != nil {
+		return advise(err)
+	}
+	if c.JSON {
+		err = cli.JSON(env.Stdout, map[string]any{"timers": list.Timers})
+	} else {
+		err = c.print(env, list.Timers)
+	}
+	if err != nil {
+		return err
+	}
+	tell(env, list.Problems)
+	var silent int
+	for _, t := range list.Timers {
+		if t.Problem != "" {
+			silent++
+			fmt.Fprintf(env.Stderr, "schedule-backup: backup %s: %s\n", t.Backup, t.Problem)
+		}
+	}
+	if silent > 0 {
+		return &cli.ExitError{Code: cli.ExitFailed}
+	}
+	return nil
+}
+
+func (c *listTimers) print(env *cli.Env, timers []schedule.TimerEntry) error {
+	if len(timers) == 0 {
+		_, err := fmt.Fprintln(env.Stdout, "no timers")
+		return err
+	}
+	now := env.Now()
+	header := []string{"NEXT", "LEFT", "LAST", "PASSED", "RESULT", "BACKUP", "NAME"}
+	layout, last := longTime, 2
+	if narrow(env.Stdout) {
+		layout, header = shortTime, slices.Delete(header, last, last+1)
+	}
+	var rows [][]string
+	for _, t := range timers {
+		result := t.Result
+		if t.Running {
+			result = "running"
+		}
+		row := []string{
+			moment(t.Next, layout), left(t.Next, now), moment(t.Last, layout), ago(t.Last, now), or(result, none), t.Backup, t.Name,
+		}
+		if layout == shortTime {
+			row = slices.Delete(row, last, last+1)
+		}
+		rows = append(rows, row)
+	}
+	return cli.Table(env.Stdout, header, rows)
+}
+
+// narrow tells whether the writer is a terminal that has no room for the long form of two times in a line.
+func narrow(w io.Writer) bool {
+	const wide = 120 // columns
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	n, _, err := term.GetSize(int(f.Fd()))
+	return err == nil && n < wide
+}
+
+type listBackups struct {
+	JSON bool `help:"Print JSON."`
+}
+
+// Run prints the backups, a line a module, and what no backup covers.
+func (c *listBackups) Run(_ context.Context, env *cli.Env, root *command) error {
+	list := root.scheduler(env).Backups()
+	tell(env, list.Problems)
+	if c.JSON {
+		return cli.JSON(env.Stdout, list)
+	}
+	now := env.Now()
+	var rows [][]string
+	for _, b := range list.Backups {
+		schedule := strings.Join(b.Schedule, ", ")
+		if !b.Enabled {
+			schedule = "disabled"
+		}
+		first := []string{b.ID, b.Name, or(schedule, none), or(b.Destination, none)}
+		for _, m := range b.Modules {
+			rows = append(rows, append(first, m.ID, word(m.Verdict), size(m), ago(m.LastSuccess, now)))
+			first = []string{"", "", "", ""}
+		}
+		if len(b.Modules) == 0 {
+			rows = append(rows, append(first, none, word(b.Verdict), none, none))
+		}
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(env.Stdout, "no backups")
+	} else if err := cli.Table(env.Stdout,
+		[]string{"BACKUP", "NAME", "SCHEDULE", "DESTINATION", "MODULE", "RESULT", "SIZE", "SAVED"}, rows); err != nil {
+		return err
+	}
+	if len(list.Uncovered) > 0 {
+		fmt.Fprintf(env.Stdout, "\nIn no enabled backup: %s\n", strings.Join(list.Uncovered, ", "))
+	}
+	return nil
+}
+
+// tell says that a listing may be incomplete because the configuration has errors.
+func tell(env *cli.Env, problems []config.Problem) {
+	if len(problems) > 0 {
+		fmt.Fprintln(env.Stderr, `schedule-backup: the configuration has errors: see "schedule-backup check"`)
+	}
+}
+
+const (
+	longTime  = "Mon 2006-01-02 15:04:05 MST" // as systemctl has it
+	shortTime = "Mon 01-02 15:04"
+)
+
+// moment writes a time of the local zone.
+func moment(t time.Time, layout string) string {
+	if t.IsZero() {
+		return none
+	}
+	return t.Local().Format(layout)
+}
+
+func left(t, now time.Time) string {
+	if t.IsZero() {
+		return none
+	}
+	return cli.Duration(t.Sub(now))
+}
+
+func ago(t, now time.Time) string {
+	if t.IsZero() {
+		return none
+	}
+	return cli.Duration(now.Sub(t)) + " ago"
+}
+
+func size(m schedule.ModuleEntry) string {
+	if m.Verdict == status.Unknown {
+		return none
+	}
+	return cli.Bytes(m.SizeBytes)
+}
+
+func word(o status.Outcome) string {
+	if o == status.Unknown {
+		return none
+	}
+	return or(string(o), none)
+}
+
+func or(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+	posener "github.com/posener/complete"
+
+	"sdbackup/internal/config"
+)
+
+// version is set by the linker; without it the build information tells.
+var version string
+
+// common are the flags that every binary has.
+type common struct {
+	Version    versionFlag    `help:"Print the version and exit."`
+	Completion completionFlag `hidden:"" placeholder:"SHELL" help:"Print what makes bash, zsh or fish complete this command."`
+}
+
+type versionFlag bool
+
+// BeforeReset implements a hook of kong: it runs before required arguments are missed.
+func (versionFlag) BeforeReset(app *kong.Kong) error {
+	fmt.Fprintln(app.Stdout, app.Model.Name, Version())
+	app.Exit(ExitOK)
+	return nil
+}
+
+// Version is the version of this build.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+type completionFlag string
+
+// AfterApply implements a hook of kong.
+func (f completionFlag) AfterApply(app *kong.Kong) error { return nil }
+
+// BeforeReset implements a hook of kong.
+func (f completionFlag) BeforeReset(app *kong.Kong, ctx *kong.Context, path *kong.Path) error {
+	name := app.Model.Name
+	shell, _ := ctx.FlagValue(path.Flag).(completionFlag)
+	lines := map[completionFlag]string{
+		"bash": "complete -C " + name + " " + name,
+		"zsh":  "autoload -U +X bashcompinit && bashcompinit\ncomplete -C " + name + " " + name,
+		"fish": "complete -c " + name + " -f -a \"(env COMP_LINE=(commandline -cp) " + name + ")\"",
+	}
+	if lines[shell] == "" {
+		return fmt.Errorf("--completion: unknown shell %q: want bash, zsh or fish", string(shell))
+	}
+	fmt.Fprintln(app.Stdout, lines[shell])
+	app.Exit(ExitOK)
+	return nil
+}
+
+// complete answers the shell when it asks for completions, in the environment, and ends the program then.
+func complete(parser *kong.Kong, env *Env) {
+	if env.Getenv("COMP_LINE") == "" {
+		return
+	}
+	ids := func(list func(*config.Config) []string) posener.Predictor {
+		return posener.PredictFunc(func(args posener.Args) []string {
+			location := Location{Config: env.Getenv("SDBACKUP_CONFIG")}
+			for i, word := range args.All {
+				switch {
+				case word == "--user":
+					location.User = true
+				case word == "--config" && i+1 < len(args.All):
+					location.Config = args.All[i+1]
+				}
+			}
+			return list(config.Load(location.Paths(env).Config, nil))
+		})
+	}
+	kongcompletion.Register(parser,
+		kongcompletion.WithPredictor("file", posener.PredictFiles("*")),
+		kongcompletion.WithPredictor("backup", ids((*config.Config).BackupIDs)),
+		kongcompletion.WithPredictor("module", ids((*config.Config).ModuleIDs)),
+	)
+}

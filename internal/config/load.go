@@ -1,0 +1,584 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+)
+
+const (
+	maxFileBytes = 16 << 20
+	// defaultTextfileDir is where Debian's node_exporter reads text files; it is used where it exists.
+	defaultTextfileDir = "/var/lib/prometheus/node-exporter"
+	version            = 1
+)
+
+var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// Load reads the configuration of the layers, lowest first: folders whose *.toml are read, or single files. Of files of the
+// same name that of the highest layer counts, and an empty one masks the others, as of systemd's own files. checkProperty
+// judges the systemd properties of modules; nil leaves them unjudged.
+func Load(layers []string, checkProperty func(name string, value any) error) *Config {
+	l := &loader{
+		Config: &Config{
+			Destinations: map[string]*Destination{},
+			Modules:      map[string]*Module{},
+			Backups:      map[string]*Backup{},
+			places:       map[string]Position{},
+		},
+		checkProperty: checkProperty,
+	}
+	for _, path := range l.find(layers) {
+		l.file(path)
+	}
+	l.defaults()
+	l.references()
+	c := l.Config
+	c.Add(l.problems...)
+	return c
+}
+
+type loader struct {
+	*Config
+	checkProperty func(name string, value any) error
+	problems      []Problem
+	lines         map[string]int // of the file that is being read
+}
+
+// find returns the files to read, in the order of their base names.
+func (l *loader) find(layers []string) []string {
+	chosen := map[string]string{}
+	for _, layer := range layers {
+		info, err := os.Stat(layer)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && len(layers) > 1:
+			continue
+		case err != nil && len(layers) == 1 && errors.Is(err, fs.ErrNotExist):
+			l.fileProblem(Position{File: layer}, "does not exist; write the configuration there, or name another place with --config")
+			continue
+		case err != nil:
+			l.fileProblem(Position{File: layer}, "cannot be examined: %v", plain(err))
+			continue
+		case !info.IsDir():
+			chosen[filepath.Base(layer)] = layer
+			continue
+		}
+		entries, err := os.ReadDir(layer)
+		if err != nil {
+			l.fileProblem(Position{File: layer}, "cannot be listed: %v", plain(err))
+		}
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), ".toml") && e.Name()[0] != '.' {
+				chosen[e.Name()] = filepath.Join(layer, e.Name())
+			}
+		}
+	}
+	var files []string
+	for _, name := range slices.Sorted(maps.Keys(chosen)) {
+		files = append(files, chosen[name])
+	}
+	return files
+}
+
+func (l *loader) fileProblem(p Position, format string, args ...any) {
+	l.problems = append(l.problems, Problem{Position: p, Kind: KindFile, Message: fmt.Sprintf(format, args...)})
+}
+
+// plain takes the path from an error that will be printed behind it.
+func plain(err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+func (l *loader) file(path string) {
+	if target, err := filepath.EvalSymlinks(path); err == nil && target == os.DevNull {
+		return // masked
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		l.fileProblem(Position{File: path}, "cannot be read: %v", plain(err))
+		return
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
+		l.fileProblem(Position{File: path}, "is no regular file")
+		return
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	switch {
+	case err != nil:
+		l.fileProblem(Position{File: path}, "cannot be read: %v", plain(err))
+		return
+	case len(data) > maxFileBytes:
+		l.fileProblem(Position{File: path}, "is larger than %d MiB", maxFileBytes>>20)
+		return
+	case !utf8.Valid(data):
+		l.fileProblem(Position{path, 1 + strings.Count(string(data[:invalidAt(data)]), "\n")}, "is not UTF-8; want text in UTF-8, as TOML has it")
+		return
+	}
+	l.Files = append(l.Files, path)
+	l.text(path, string(data))
+}
+
+func invalidAt(data []byte) int {
+	for i := 0; i < len(data); {
+		r, n := utf8.DecodeRune(data[i:])
+		if r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return len(data)
+}
+
+// text reads one file's text.
+func (l *loader) text(path, text string) {
+	var tree map[string]any
+	if _, err := toml.Decode(text, &tree); err != nil {
+		position := Position{File: path}
+		message := err.Error()
+		if e := (toml.ParseError{}); errors.As(err, &e) {
+			position.Line = e.Position.Line
+			if message = e.Message; message == "" {
+				message = strings.TrimPrefix(e.Error(), "toml: ")
+			}
+		}
+		l.fileProblem(position, "is not TOML: %s", message)
+		return
+	}
+	l.lines = places(text)
+	top := &table{loader: l, file: path, kind: KindFile, data: tree, known: map[string]bool{}}
+	for _, key := range slices.Sorted(maps.Keys(tree)) {
+		switch key {
+		case "version":
+			if v, ok := tree[key].(int64); !ok || v != version {
+				l.fileProblem(top.at(key), "version is not known to this program; want version = %d", version)
+			}
+		case "node", "metrics":
+			data, ok := tree[key].(map[string]any)
+			if !ok {
+				l.fileProblem(top.at(key), "%s is %s; want a table, [%s]", key, typeName(tree[key]), key)
+				continue
+			}
+			l.item(path, Kind(key), "", data)
+		case "destination", "module", "backup":
+			items, ok := tree[key].(map[string]any)
+			if !ok {
+				l.fileProblem(top.at(key), "%s is %s; want tables with an ID, [%s.ID]", key, typeName(tree[key]), key)
+				continue
+			}
+			for _, id := range slices.SortedFunc(maps.Keys(items), compareNatural) {
+				data, ok := items[id].(map[string]any)
+				if !ok {
+					l.fileProblem(top.at(key+"."+id), "%s.%s is %s; want tables with an ID, [%s.ID]", key, id, typeName(items[id]), key)
+					continue
+				}
+				l.item(path, Kind(key), id, data)
+			}
+		default:
+			hint := "known are [node], [metrics], [destination.ID], [module.ID] and [backup.ID]"
+			if near := nearest(key, []string{"node", "metrics", "destination", "module", "backup", "version"}); near != "" {
+				hint = "did you mean " + near + "?"
+			}
+			l.problems = append(l.problems, Problem{Position: top.at(key), Kind: KindMetrics, Key: key, Message: "is not known here; " + hint})
+		}
+	}
+}
+
+func (t *table) at(key string) Position { return Position{t.file, t.lines[key]} }
+
+// item reads one table.
+func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
+	name := string(kind)
+	if id != "" {
+		name += "." + id
+	}
+	t := &table{loader: l, file: file, kind: kind, id: id, name: name, data: data, known: map[string]bool{}}
+	here := Position{file, l.lines[name]}
+	if id != "" && !ValidID(id) {
+		t.errorf("", "%q is no ID; want up to 64 letters, digits, _, . and -, the first one a letter or digit", id)
+		return
+	}
+	if kind == KindBackup && strings.HasSuffix(id, ".json") {
+		t.errorf("", "%q ends in .json, as the files with the records of backups do; want another ID", id)
+		return
+	}
+	if first, taken := l.places[name]; taken {
+		t.errorf("", "is there twice, also at %s; want it once", first)
+		return
+	}
+	for key, line := range l.lines {
+		if key == name || strings.HasPrefix(key, name+".") {
+			l.places[key] = Position{file, line}
+		}
+	}
+	switch kind {
+	case KindNode:
+		l.Node.Name = t.text("name")
+	case KindMetrics:
+		l.Metrics.TextfileDir = t.path("textfile-dir")
+	case KindDestination:
+		l.Destinations[id] = t.destination(here)
+	case KindModule:
+		l.Modules[id] = t.module(here)
+	case KindBackup:
+		l.Backups[id] = t.backup(here)
+	}
+	t.finish()
+}
+
+func (t *table) destination(here Position) *Destination {
+	d := &Destination{Position: here, ID: t.id, Name: t.text("name")}
+	if d.Name == "" {
+		d.Name = t.id
+	}
+	d.Repository = t.required("repository", `the prefix of restic repositories, as in repository = "/srv/backup"`)
+	d.PasswordFile = t.path("password-file")
+	d.PasswordCredential = t.text("password-credential")
+	d.EnvironmentFile = t.path("environment-file")
+	switch {
+	case hasPassword(d.Repository):
+		t.errorf("repository", "holds a password; want it in environment-file, as RESTIC_REST_PASSWORD=... or what restic reads for this kind of repository")
+	case strings.HasPrefix(d.Repository, ".") || d.Repository != "" && !strings.ContainsAny(d.Repository, ":/"):
+		t.errorf("repository", "%q is no absolute path and no restic repository; want /path, sftp:, s3:, rest: ...", d.Repository)
+	}
+	for _, key := range []string{"password", "secret", "key", "token"} {
+		if _, ok := t.data[key]; ok {
+			t.known[key] = true
+			t.errorf(key, "is a secret in a file that many can read; want it in a file of its own, as in password-file = \"/etc/sdbackup/secret/%s.password\"", t.id)
+		}
+	}
+	_, file := t.data["password-file"]
+	_, credential := t.data["password-credential"]
+	switch {
+	case !file && !credential:
+		t.errorf("", "has no password; want password-file or password-credential")
+	case file && credential:
+		t.errorf("password-credential", "stands beside password-file; want one of them")
+	case credential && d.PasswordCredential != "" && (strings.ContainsAny(d.PasswordCredential, "/:") || d.PasswordCredential[0] == '.'):
+		t.errorf("password-credential", "%q is no name of a credential, systemd.exec(5)", d.PasswordCredential)
+	}
+	t.secretFile("password-file", d.PasswordFile)
+	t.secretFile("environment-file", d.EnvironmentFile)
+	return d
+}
+
+func (t *table) secretFile(key, path string) {
+	if path == "" {
+		return
+	}
+	switch err := CheckSecretFile(path); {
+	case errors.Is(err, fs.ErrPermission):
+		t.warnf(key, "%s cannot be examined by this user", path)
+	case errors.Is(err, fs.ErrNotExist):
+		t.errorf(key, "%s does not exist; want a file of mode 0600", path)
+	case err != nil:
+		t.errorf(key, "%v", plain(err))
+	}
+}
+
+func (t *table) module(here Position) *Module {
+	m := &Module{
+		Position:     here,
+		ID:           t.id,
+		Type:         t.required("type", `the kind of application, as in type = "dokuwiki"`),
+		UUID:         t.required("uuid", "the module's UUID, as printed by uuidgen"),
+		UIName:       t.text("ui-name"),
+		User:         t.text("user"),
+		Group:        t.text("group"),
+		Directory:    t.path("directory"),
+		Include:      t.list("include", false),
+		Exclude:      t.list("exclude", false),
+		DumpState:    t.command("dump-state"),
+		CleanupState: t.command("cleanup-state"),
+		MinFiles:     t.number("min-files", 1, 0),
+		OnPartial:    t.text("on-partial"),
+		ReadAll:      t.boolean("read-all", false),
+	}
+	if m.Type != "" && !ValidID(m.Type) {
+		t.errorf("type", "%q cannot be a folder of the destination; want letters, digits, _, . and -", m.Type)
+	}
+	if m.UUID != "" && !uuidPattern.MatchString(m.UUID) {
+		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", m.UUID)
+	}
+	if m.UIName == "" {
+		m.UIName = t.id
+	}
+	if m.User == "" {
+		m.User = "root"
+		if os.Geteuid() != 0 {
+			m.User = "" // of the caller
+		}
+	}
+	switch m.OnPartial {
+	case "":
+		m.OnPartial = "fail"
+	case "fail", "warn":
+	default:
+		t.errorf("on-partial", `is %q; want "fail" or "warn"`, m.OnPartial)
+	}
+	m.Dumps = t.dumps()
+	m.RequireMount = t.mounts(m)
+	if len(m.Include)+len(m.Dumps) == 0 && t.data["include"] == nil && t.data["dump"] == nil {
+		t.errorf("include", "is missing; want what to save, as in include = [\"data\"], or a [[%s.dump]]", t.name)
+	}
+	for i, p := range m.Include {
+		if !filepath.IsAbs(p) && m.Directory == "" && t.data["directory"] == nil {
+			t.errorf(fmt.Sprintf("include[%d]", i), "%q is relative and there is no directory; want directory, or an absolute path", p)
+		}
+	}
+	if resources := t.sub("resources"); resources != nil {
+		m.Resources = resources.data
+		for _, name := range slices.Sorted(maps.Keys(resources.data)) {
+			if t.checkProperty == nil {
+				break
+			}
+			if err := t.checkProperty(name, resources.data[name]); err != nil {
+				resources.errorf(name, "%v", err)
+			}
+		}
+	}
+	return m
+}
+
+// dumps reads the [[dump]] tables.
+func (t *table) dumps() []Dump {
+	v, ok := t.get("dump")
+	if !ok {
+		return nil
+	}
+	var tables []map[string]any
+	switch v := v.(type) {
+	case []map[string]any:
+		tables = v
+	case []any: // inline: dump = [{...}]
+		for _, e := range v {
+			data, ok := e.(map[string]any)
+			if !ok {
+				t.errorf("dump", "holds %s; want tables, [[%s.dump]]", typeName(e), t.name)
+				return nil
+			}
+			tables = append(tables, data)
+		}
+	default:
+		t.errorf("dump", "is %s; want [[%s.dump]]", typeName(v), t.name)
+		return nil
+	}
+	var dumps []Dump
+	taken := map[string]bool{}
+	for i, data := range tables {
+		sub := &table{
+			loader: t.loader, file: t.file, kind: t.kind, id: t.id, data: data, known: map[string]bool{},
+			name: fmt.Sprintf("%s.dump[%d]", t.name, i),
+		}
+		d := Dump{Filename: sub.required("filename", "the name of the dump in the snapshot")}
+		if _, ok := data["command"]; !ok {
+			sub.known["command"] = true
+			sub.errorf("command", "is missing; want the program that prints the dump, and its arguments")
+		} else {
+			d.Command = sub.command("command")
+		}
+		switch {
+		case strings.Contains(d.Filename, "/") || d.Filename == "." || d.Filename == "..":
+			sub.errorf("filename", "%q is no file name; want one without a slash", d.Filename)
+		case strings.Contains(d.Filename, ","):
+			sub.errorf("filename", "%q has a comma, which restic's tags cannot have", d.Filename)
+		case taken[d.Filename]:
+			sub.errorf("filename", "%q is that of another dump of this module, too", d.Filename)
+		}
+		taken[d.Filename] = true
+		sub.finish()
+		dumps = append(dumps, d)
+	}
+	return dumps
+}
+
+// mounts reads require-mount: true for the module's directory, or a list of paths.
+func (t *table) mounts(m *Module) []string {
+	switch v, _ := t.get("require-mount"); v := v.(type) {
+	case bool:
+		if v && m.Directory == "" {
+			t.errorf("require-mount", "is true and there is no directory; want directory, or a list of paths")
+		} else if v {
+			return []string{m.Directory}
+		}
+		return nil
+	}
+	paths := t.list("require-mount", true)
+	for i, p := range paths {
+		if !filepath.IsAbs(p) {
+			t.errorf(fmt.Sprintf("require-mount[%d]", i), "%q is no absolute path", p)
+		}
+	}
+	return paths
+}
+
+func (t *table) backup(here Position) *Backup {
+	b := &Backup{
+		Position:          here,
+		ID:                t.id,
+		Name:              t.text("name"),
+		Schedule:          t.list("schedule", true),
+		RandomizedDelay:   t.duration("randomized-delay", 0),
+		RandomizedOffset:  t.duration("randomized-offset", 0),
+		Accuracy:          t.duration("accuracy", time.Minute),
+		Persistent:        t.boolean("persistent", true),
+		Destination:       t.required("destination", "the ID of a [destination.ID]"),
+		Modules:           t.list("modules", false),
+		MaxParallel:       t.number("max-parallel", 1, 1),
+		RetryInterval:     t.duration("retry-interval", time.Minute),
+		RetryTimeout:      t.duration("retry-timeout", time.Hour),
+		Timeout:           t.duration("timeout", 24*time.Hour),
+		NoProgressTimeout: t.duration("no-progress-timeout", time.Hour),
+		PruneInterval:     t.duration("prune-interval", 7*24*time.Hour),
+		Enabled:           t.boolean("enabled", true),
+		OnSuccess:         t.command("on-success"),
+		OnFailure:         t.command("on-failure"),
+		OnConflict:        t.command("on-conflict"),
+		OnPartial:         t.command("on-partial"),
+		PingURL:           t.text("ping-url"),
+	}
+	if b.Name == "" {
+		b.Name = "Backup " + t.id
+	}
+	if len(b.Schedule) == 0 && (t.data["schedule"] == nil || t.data["schedule"] == "") {
+		t.errorf("schedule", `is missing; want when to run, as in schedule = "daily", systemd.time(7)`)
+	}
+	if len(b.Modules) == 0 && t.data["modules"] == nil {
+		t.errorf("modules", `is missing; want the IDs of modules, as in modules = ["wiki1"]`)
+	}
+	if b.RandomizedDelay > 0 && b.RandomizedOffset > 0 {
+		t.errorf("randomized-offset", "stands beside randomized-delay; want one of them")
+	}
+	if b.RetryInterval <= 0 {
+		t.errorf("retry-interval", "is 0; want how long to wait at most between attempts")
+		b.RetryInterval = time.Minute
+	}
+	if b.PingURL != "" {
+		if u, err := url.Parse(b.PingURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			t.errorf("ping-url", "is no URL; want one that begins with https:// or http://")
+			b.PingURL = ""
+		}
+	}
+	b.Retention = t.retention()
+	return b
+}
+
+var keepWithin = regexp.MustCompile(`^([0-9]+[ymdh])+$`)
+
+// retention reads a table of restic's keep-* options, or a number for keep-last.
+func (t *table) retention() Retention {
+	if _, ok := t.data["retention"].(int64); ok {
+		return Retention{KeepLast: t.number("retention", 1, 0)}
+	}
+	sub := t.sub("retention")
+	if sub == nil {
+		return Retention{}
+	}
+	r := Retention{
+		KeepLast:    sub.number("keep-last", 1, 0),
+		KeepHourly:  sub.number("keep-hourly", 1, 0),
+		KeepDaily:   sub.number("keep-daily", 1, 0),
+		KeepWeekly:  sub.number("keep-weekly", 1, 0),
+		KeepMonthly: sub.number("keep-monthly", 1, 0),
+		KeepYearly:  sub.number("keep-yearly", 1, 0),
+		KeepWithin:  sub.text("keep-within"),
+	}
+	if r.KeepWithin != "" && !keepWithin.MatchString(r.KeepWithin) {
+		sub.errorf("keep-within", "%q is no duration of restic's; want numbers with y, m, d or h, as in 1y5m7d2h", r.KeepWithin)
+	}
+	if len(sub.data) == 0 {
+		t.errorf("retention", "is empty; want at least one of keep-last, keep-daily ..., or leave it out to keep everything")
+	}
+	sub.finish()
+	return r
+}
+
+// defaults fills in what depends on the machine.
+func (l *loader) defaults() {
+	if l.Node.Name == "" {
+		name, err := os.Hostname()
+		if err != nil || name == "" {
+			name = "localhost"
+		}
+		l.Node.Name = name
+	}
+	if _, set := l.places["metrics.textfile-dir"]; !set && os.Geteuid() == 0 {
+		if info, err := os.Stat(defaultTextfileDir); err == nil && info.IsDir() {
+			l.Metrics.TextfileDir = defaultTextfileDir
+		}
+	}
+}
+
+// references checks what items say of each other.
+func (l *loader) references() {
+	for _, id := range l.BackupIDs() {
+		b := l.Backups[id]
+		if b.Destination != "" && l.Destinations[b.Destination] == nil {
+			l.reference(b, "destination", fmt.Sprintf("there is no [destination.%s]", b.Destination), nearest(b.Destination, sorted(l.Destinations)))
+		}
+		seen := map[string]bool{}
+		for i, m := range b.Modules {
+			key := fmt.Sprintf("modules[%d]", i)
+			switch {
+			case seen[m]:
+				l.reference(b, key, fmt.Sprintf("%s is listed twice", m), "")
+			case l.Modules[m] == nil:
+				l.reference(b, key, fmt.Sprintf("there is no [module.%s]", m), nearest(m, sorted(l.Modules)))
+			}
+			seen[m] = true
+		}
+		b.Modules = slices.DeleteFunc(b.Modules, func(m string) bool {
+			first := seen[m]
+			seen[m] = false
+			return !first
+		})
+		if b.Retention.IsZero() {
+			if _, set := l.places["backup."+id+".retention"]; !set {
+				l.problems = append(l.problems, Problem{
+					Position: b.Position, Kind: KindBackup, ID: id, Key: "backup." + id + ".retention", Warning: true,
+					Message: "is missing: every snapshot is kept for ever; say retention = 30 to keep the last 30",
+				})
+			}
+		}
+	}
+	first := map[string]string{}
+	for _, id := range l.ModuleIDs() {
+		m := l.Modules[id]
+		repository := m.Type + "/" + m.UUID
+		if other, taken := first[repository]; taken && m.UUID != "" {
+			l.problems = append(l.problems, Problem{
+				Position: l.PositionOf(KindModule, id, "uuid"), Kind: KindModule, ID: id, Key: "module." + id + ".uuid",
+				Message: fmt.Sprintf("is that of module %s (%s), too: they would share a repository; want a UUID of its own", other, l.Modules[other].Position),
+			})
+			continue
+		}
+		first[repository] = id
+	}
+}
+
+func (l *loader) reference(b *Backup, key, message, near string) {
+	if near != "" {
+		message += "; did you mean " + near + "?"
+	}
+	l.problems = append(l.problems, Problem{
+		Position: l.PositionOf(KindBackup, b.ID, key), Kind: KindBackup, ID: b.ID, Key: "backup." + b.ID + "." + key, Message: message,
+	})
+}
+
+func ownerOf(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }

@@ -1,0 +1,141 @@
+package config
+
+import (
+	"fmt"
+	"time"
+)
+
+// Config is what all files of one configuration say together. Items that have errors are in it as far as they could
+// be read, so that one broken item does not hide the others; Problems says what is wrong with which.
+type Config struct {
+	Node         Node
+	Metrics      Metrics
+	Destinations map[string]*Destination
+	Modules      map[string]*Module
+	Backups      map[string]*Backup
+	Files        []string // the files that were read, lowest layer first
+	Problems     []Problem
+
+	places map[string]Position // of tables and keys, by their dotted names
+}
+
+// Position is where an item or a key stands.
+type Position struct {
+	File string
+	Line int // from 1; 0: the file as a whole
+}
+
+func (p Position) String() string {
+	if p.Line == 0 {
+		return p.File
+	}
+	return fmt.Sprintf("%s:%d", p.File, p.Line)
+}
+
+// Kind is the kind of table a Problem is about.
+type Kind string
+
+// The tables of the grammar; KindFile stands for a whole file that could not be read or parsed.
+const (
+	KindFile        Kind = "file"
+	KindNode        Kind = "node"
+	KindMetrics     Kind = "metrics"
+	KindDestination Kind = "destination"
+	KindModule      Kind = "module"
+	KindBackup      Kind = "backup"
+)
+
+// Problem is one thing wrong with the configuration, printed as `file:line: key: what is wrong, what would be right`.
+type Problem struct {
+	Position
+	Kind    Kind
+	ID      string // of the destination, module or backup; else ""
+	Key     string // dotted, as in `backup.1.retention.keep-last`; "" for a whole file
+	Message string
+	Warning bool // a warning stops nothing
+}
+
+// Node is the [node] table.
+type Node struct {
+	Name string // default: the host name; restic's --host
+}
+
+// Metrics is the [metrics] table.
+type Metrics struct {
+	TextfileDir string // node_exporter's --collector.textfile.directory; "" writes no metrics
+}
+
+// Destination is a [destination.ID] table: where backups go.
+type Destination struct {
+	Position
+	ID                 string
+	Name               string
+	Repository         string // prefix of restic repositories, in restic's own notation
+	PasswordFile       string // of mode 0600 or stricter
+	PasswordCredential string // or: name of a systemd credential
+	EnvironmentFile    string // NAME=value lines for restic's environment; "" for none
+}
+
+// Module is a [module.ID] table: one application instance with data to save.
+type Module struct {
+	Position
+	ID           string
+	Type         string
+	UUID         string
+	UIName       string
+	User         string // default root, in a user's configuration that user
+	Group        string // default: the user's
+	Directory    string // relative includes start here; the working directory of hooks
+	Include      []string
+	Exclude      []string
+	DumpState    []string // argument vector; nil for none
+	CleanupState []string
+	Dumps        []Dump
+	RequireMount []string       // paths that must be mount points before anything is saved
+	MinFiles     int            // fewer files than that in a snapshot means failed
+	OnPartial    string         // "fail" (default) or "warn"
+	ReadAll      bool           // CAP_DAC_READ_SEARCH
+	Resources    map[string]any // systemd properties for the module's service, as TOML gives them
+}
+
+// Dump is a [[module.ID.dump]] table: a program whose output becomes a file in a snapshot.
+type Dump struct {
+	Command  []string
+	Filename string // name of that file in the snapshot, without a slash
+}
+
+// Backup is a [backup.ID] table: a schedule, a destination, modules and a retention.
+type Backup struct {
+	Position
+	ID                string
+	Name              string   // default "Backup ID"
+	Schedule          []string // systemd OnCalendar expressions
+	RandomizedDelay   time.Duration
+	RandomizedOffset  time.Duration
+	Accuracy          time.Duration // AccuracyUSec; default 1m
+	Persistent        bool          // default true
+	Destination       string        // ID
+	Modules           []string      // IDs, in the order in which they are saved
+	MaxParallel       int           // default 1
+	RetryInterval     time.Duration // default 60s
+	RetryTimeout      time.Duration // default 1h
+	Timeout           time.Duration // wall clock of one attempt of a module; default 24h, 0: none
+	NoProgressTimeout time.Duration // of an attempt whose bytes and files stand still; default 1h, 0: none
+	PruneInterval     time.Duration // default 7d
+	Enabled           bool          // default true
+	Retention         Retention
+	OnSuccess         []string // hooks: argument vectors; nil for none
+	OnFailure         []string
+	OnConflict        []string
+	OnPartial         []string
+	PingURL           string
+}
+
+// Retention is which snapshots to keep, in the words of restic-forget(1). The zero value keeps everything.
+type Retention struct {
+	KeepLast, KeepHourly, KeepDaily, KeepWeekly, KeepMonthly, KeepYearly int
+	KeepWithin                                                           string // restic's duration, as in "1y5m7d2h"
+}
+
+// IsZero tells whether every snapshot is kept.
+func (r Retention) IsZero() bool { return r == Retention{} }

@@ -1,0 +1,95 @@
+package module
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sdbackup/internal/config"
+)
+
+// Names of a module's credentials in $CREDENTIALS_DIRECTORY, systemd.exec(5).
+const (
+	PasswordCredential    = "restic-password"
+	EnvironmentCredential = "restic-environment"
+)
+
+// Secrets are where the secrets of a destination are, as root can read them.
+type Secrets struct {
+	Password    Secret
+	Environment Secret // with an empty path: none
+}
+
+// Secret is a file with a secret.
+type Secret struct {
+	Path      string
+	Encrypted bool // by systemd-creds(1): only the service manager can read it
+}
+
+// FindSecrets finds the secrets of a destination: files, or credentials of this process or of the system.
+func FindSecrets(d *config.Destination, getenv func(string) string) (Secrets, error) {
+	s := Secrets{Password: Secret{Path: d.PasswordFile}, Environment: Secret{Path: d.EnvironmentFile}}
+	if d.PasswordCredential != "" {
+		var err error
+		if s.Password, err = findCredential(d.PasswordCredential, getenv("CREDENTIALS_DIRECTORY")); err != nil {
+			return s, fmt.Errorf("destination %s: %w", d.ID, err)
+		}
+	}
+	for _, path := range []string{d.PasswordFile, d.EnvironmentFile} {
+		if path == "" {
+			continue
+		}
+		if err := config.CheckSecretFile(path); err != nil {
+			return s, fmt.Errorf("destination %s: %w", d.ID, err)
+		}
+	}
+	return s, nil
+}
+
+// findCredential looks where systemd does, systemd.exec(5), LoadCredential=; and first among those of this service.
+func findCredential(name, own string) (Secret, error) {
+	if own != "" {
+		if path := filepath.Join(own, name); exists(path) {
+			return Secret{Path: path}, nil
+		}
+	}
+	for _, store := range []string{"/etc", "/run", "/usr/lib"} {
+		if path := filepath.Join(store, "credstore", name); exists(path) {
+			return Secret{Path: path}, nil
+		}
+		if path := filepath.Join(store, "credstore.encrypted", name); exists(path) {
+			return Secret{Path: path, Encrypted: true}, nil
+		}
+	}
+	return Secret{}, fmt.Errorf("there is no credential %s: neither of this service nor in /etc/credstore", name)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil || !errors.Is(err, fs.ErrNotExist)
+}
+
+// environment reads the lines NAME=value of an environment file, systemd.exec(5), EnvironmentFile=, without its continuations.
+func environment(data string) ([]string, error) {
+	var env []string
+	n := 0
+	for line := range strings.Lines(data) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' || line[0] == ';' {
+			continue
+		}
+		name, value, ok := strings.Cut(line, "=")
+		if !ok || name == "" || strings.ContainsAny(name, " \t\"'") || strings.ContainsRune(line, 0) {
+			return nil, fmt.Errorf("line %d of the environment file is not NAME=value", n) // not the line: it may be a secret
+		}
+		if len(value) >= 2 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
+			value = value[1 : len(value)-1]
+		}
+		env = append(env, name+"="+value)
+	}
+	return env, nil
+}

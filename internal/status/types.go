@@ -1,0 +1,118 @@
+package status
+
+import "time"
+
+// Outcome is how an attempt, a module or a run ended.
+type Outcome string
+
+// Worst is the verdict over several outcomes: failed before conflict before partial before success.
+const (
+	Unknown  Outcome = "unknown"  // nothing ended yet
+	Success  Outcome = "success"  // saved, retention included
+	Partial  Outcome = "partial"  // saved but for some unreadable files, and on-partial = "warn"
+	Conflict Outcome = "conflict" // the module, or the backup, stayed locked to the end
+	Failed   Outcome = "failed"
+)
+
+// Result is what one attempt to save one module came to: the JSON object that module-backup prints.
+type Result struct {
+	Module  string    `json:"module"`
+	Backup  string    `json:"backup"`
+	Run     string    `json:"run_id"`
+	Outcome Outcome   `json:"outcome"`
+	Error   string    `json:"error,omitempty"` // one sentence, without secrets
+	Hint    string    `json:"hint,omitempty"`  // what the operator can do
+	Retry   bool      `json:"retry,omitempty"` // failed for a reason that may pass: network, 5xx, a foreign lock
+	Start   time.Time `json:"start"`
+	End     time.Time `json:"end"`
+
+	Repository string   `json:"repository,omitempty"`
+	Snapshot   string   `json:"snapshot,omitempty"` // ID; "" when none was saved
+	Dumps      []string `json:"dumps,omitempty"`    // snapshot IDs of [[dump]] outputs
+
+	Files      uint64 `json:"files"`       // in the snapshots of this attempt
+	SizeBytes  uint64 `json:"size_bytes"`  // likewise
+	AddedBytes uint64 `json:"added_bytes"` // what the repository grew by
+
+	Partial         bool     `json:"partial,omitempty"`    // some source files could not be read
+	Unreadable      []string `json:"unreadable,omitempty"` // the first 100 of them
+	UnreadableCount int      `json:"unreadable_count,omitempty"`
+
+	Retention         *Retention `json:"retention,omitempty"` // nil: the attempt did not get that far, or no policy
+	StaleLocksRemoved int        `json:"stale_locks_removed,omitempty"`
+
+	// Snapshots of this module and backup that the repository holds after the attempt, oldest first, as far as is known.
+	Snapshots []Snapshot `json:"snapshots,omitempty"`
+	LastPrune time.Time  `json:"last_prune,omitzero"`
+}
+
+// Retention is what forget and prune came to.
+type Retention struct {
+	Outcome Outcome `json:"outcome"` // Success or Failed
+	Error   string  `json:"error,omitempty"`
+	Called  bool    `json:"called"` // false: the records showed that nothing could be removed
+	Removed int     `json:"removed"`
+	Kept    int     `json:"kept"`
+	Pruned  bool    `json:"pruned"`
+}
+
+// Snapshot is one snapshot in the records.
+type Snapshot struct {
+	ID   string    `json:"id"` // 64 hex digits
+	Time time.Time `json:"time"`
+	Dump string    `json:"dump,omitempty"` // file name of a [[dump]]; "" for the files
+}
+
+// Module is the record status/<backup>/<module>.json: the last result, and what must outlive it.
+type Module struct {
+	Result
+	Attempts        int       `json:"attempts"`
+	LockWaitSeconds float64   `json:"lock_wait_seconds"`
+	CPUSeconds      *float64  `json:"cpu_seconds,omitempty"` // nil where the manager does not account for it
+	MemoryPeakBytes *uint64   `json:"memory_peak_bytes,omitempty"`
+	IOReadBytes     *uint64   `json:"io_read_bytes,omitempty"`
+	IOWriteBytes    *uint64   `json:"io_write_bytes,omitempty"`
+	LastSuccess     time.Time `json:"last_success,omitzero"`
+	StaleLocksTotal int       `json:"stale_locks_removed_total"`
+	CPUSecondsTotal float64   `json:"cpu_seconds_total"`
+	Unclean         bool      `json:"unclean,omitempty"` // the last attempt was killed: the repository may hold garbage
+}
+
+// Run is one line of runs/<backup>.jsonl: one ended run.
+type Run struct {
+	ID           string    `json:"run_id"`
+	Backup       string    `json:"backup"`
+	Name         string    `json:"name"`
+	InvocationID string    `json:"invocation_id,omitempty"` // of the service, sd_id128_get_invocation(3)
+	Start        time.Time `json:"start"`
+	End          time.Time `json:"end"`
+	Outcome      Outcome   `json:"outcome"`
+	Error        string    `json:"error,omitempty"` // why there was nothing to iterate: bad configuration, killed, ...
+	Modules      []Brief   `json:"modules,omitempty"`
+}
+
+// Brief is what a Run keeps of each module.
+type Brief struct {
+	Module   string  `json:"module"`
+	Outcome  Outcome `json:"outcome"`
+	Error    string  `json:"error,omitempty"`
+	Snapshot string  `json:"snapshot,omitempty"`
+	Attempts int     `json:"attempts"`
+}
+
+// Backup is the record status/<backup>.json: what the metrics of the backup as a whole are made from.
+type Backup struct {
+	LastRun     Run       `json:"last_run"`
+	LastSuccess time.Time `json:"last_success,omitzero"`
+}
+
+// Running is the record running/<backup>.json, there from the start of a run until its verdict is on disk.
+type Running struct {
+	ID           string    `json:"run_id"`
+	Backup       string    `json:"backup"`
+	Name         string    `json:"name"`
+	InvocationID string    `json:"invocation_id,omitempty"`
+	PID          int       `json:"pid"`
+	Start        time.Time `json:"start"`
+	Announced    bool      `json:"announced,omitempty"` // the hooks and pings of the end were begun: never begin them again
+}
