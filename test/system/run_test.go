@@ -59,6 +59,7 @@ func TestPersistentCatchUp(t *testing.T) {
 	}
 	h.configure(h.module("missed1", "", "") + `[backup.missed]
 schedule = "daily"
+accuracy = "1s"
 destination = "archive"
 modules = ["missed1"]
 `)
