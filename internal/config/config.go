@@ -8,13 +8,14 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"net/url"
 	"os"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
@@ -30,7 +31,12 @@ func (p Problem) String() string {
 	if p.Key != "" {
 		text += p.Key + ": "
 	}
-	return text + p.Message
+	return strings.Map(func(r rune) rune { // keys and values may hold anything, and a problem is one line
+		if unicode.IsControl(r) {
+			return utf8.RuneError
+		}
+		return r
+	}, text+p.Message)
 }
 
 // Add adds a problem that somebody else found, in its place.
@@ -76,14 +82,24 @@ func (c *Config) problems(keep func(Problem) bool) []Problem {
 
 // PositionOf returns where a key of an item stands, and where the item does when the key is not there.
 func (c *Config) PositionOf(kind Kind, id, key string) Position {
-	full := string(kind)
-	if id != "" {
-		full += "." + id
-	}
-	if p, ok := c.places[full+"."+key]; ok {
+	item := itemName(kind, id)
+	full := item + "." + key
+	if p, ok := c.places[full]; ok {
 		return p
 	}
-	return c.places[full]
+	if list, ok := parent(full); ok && len(list) > len(item) { // schedule[0] of schedule = "daily"
+		if p, ok := c.places[list]; ok {
+			return p
+		}
+	}
+	return c.places[item]
+}
+
+func itemName(kind Kind, id string) string {
+	if id == "" {
+		return string(kind)
+	}
+	return string(kind) + "." + id
 }
 
 // BackupIDs returns the IDs of all backups, 2 before 10.
@@ -150,14 +166,20 @@ func (c *Config) Uncovered() []string {
 // RepositoryOf returns the module's restic repository at the destination: <repository>/<type>/<uuid>.
 func (d *Destination) RepositoryOf(m *Module) string {
 	suffix := path.Join(m.Type, m.UUID)
+	scheme, rest, _ := strings.Cut(d.Repository, ":")
 	switch {
-	case strings.HasPrefix(d.Repository, "rest:"):
+	case scheme == "rest":
 		return strings.TrimRight(d.Repository, "/") + "/" + suffix + "/"
-	case strings.HasSuffix(d.Repository, ":"): // a bucket or remote without a folder, as in b2:bucket: or rclone:remote:
+	case buckets[scheme] && strings.Count(rest, ":") == 0:
+		return strings.TrimRight(d.Repository, "/") + ":/" + suffix
+	case strings.HasSuffix(d.Repository, ":") && !buckets[scheme]: // the home of sftp:host: or the top of rclone:remote:
 		return d.Repository + suffix
 	}
 	return strings.TrimRight(d.Repository, "/") + "/" + suffix
 }
+
+// buckets are the kinds of repository that want a colon between the bucket, or container, and the folder in it.
+var buckets = map[string]bool{"b2": true, "azure": true, "gs": true, "swift": true}
 
 // Local returns the folder of a destination that is one.
 func (d *Destination) Local() (string, bool) {
@@ -165,25 +187,19 @@ func (d *Destination) Local() (string, bool) {
 	return p, strings.HasPrefix(p, "/")
 }
 
-// hasPassword tells whether a repository's URL holds a password, as in rest:https://user:password@host/.
+// hasPassword tells whether a repository's URL holds a password, as in rest:https://user:password@host/. It does not parse the
+// URL: a password with a character that a URL cannot have is one all the same.
 func hasPassword(repository string) bool {
-	_, rest, ok := strings.Cut(repository, ":")
-	for ok && !strings.HasPrefix(rest, "//") && strings.Contains(rest, "://") {
-		if u, err := url.Parse(rest); err == nil && u.User != nil {
-			_, has := u.User.Password()
-			return has
+	_, authority, isURL := strings.Cut(repository, "://")
+	if !isURL {
+		var ok bool
+		if authority, ok = strings.CutPrefix(repository, "sftp:"); !ok {
+			return false
 		}
-		_, rest, ok = strings.Cut(rest, ":")
 	}
-	if u, err := url.Parse(repository); err == nil && u.User != nil {
-		_, has := u.User.Password()
-		return has
-	}
-	// What is no URL may hold one all the same: sftp:user:password@host:/path.
-	if authority, _, found := strings.Cut(repository, "@"); found {
-		return strings.Count(authority, ":") > 1 && !strings.Contains(authority, "/")
-	}
-	return false
+	authority, _, _ = strings.Cut(authority, "/")
+	at := strings.LastIndexByte(authority, '@')
+	return at >= 0 && strings.Contains(authority[:at], ":")
 }
 
 // CheckSecretFile returns what is wrong with a file that holds a secret: it must be a regular file of root or of the caller that

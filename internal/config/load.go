@@ -32,7 +32,15 @@ var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a
 // same name that of the highest layer counts, and an empty one masks the others, as of systemd's own files. checkProperty
 // judges the systemd properties of modules; nil leaves them unjudged.
 func Load(layers []string, checkProperty func(name string, value any) error) *Config {
-	l := &loader{
+	l := newLoader(checkProperty)
+	for _, path := range l.find(layers) {
+		l.file(path)
+	}
+	return l.finish()
+}
+
+func newLoader(checkProperty func(name string, value any) error) *loader {
+	return &loader{
 		Config: &Config{
 			Destinations: map[string]*Destination{},
 			Modules:      map[string]*Module{},
@@ -40,22 +48,26 @@ func Load(layers []string, checkProperty func(name string, value any) error) *Co
 			places:       map[string]Position{},
 		},
 		checkProperty: checkProperty,
+		taken:         map[string]Position{},
+		elements:      map[string][]int{},
 	}
-	for _, path := range l.find(layers) {
-		l.file(path)
-	}
+}
+
+// finish completes and returns the configuration when all files are read.
+func (l *loader) finish() *Config {
 	l.defaults()
 	l.references()
-	c := l.Config
-	c.Add(l.problems...)
-	return c
+	l.Add(l.problems...)
+	return l.Config
 }
 
 type loader struct {
 	*Config
 	checkProperty func(name string, value any) error
 	problems      []Problem
-	lines         map[string]int // of the file that is being read
+	lines         map[string]int      // of the file that is being read
+	taken         map[string]Position // of items; places will not do, [module.a] user = ... and [module."a.user"] are one there
+	elements      map[string][]int    // of lists with refused elements: where those that are left stand in the file
 }
 
 // find returns the files to read, in the order of their base names.
@@ -127,7 +139,13 @@ func (l *loader) file(path string) {
 	case len(data) > maxFileBytes:
 		l.fileProblem(Position{File: path}, "is larger than %d MiB", maxFileBytes>>20)
 		return
-	case !utf8.Valid(data):
+	}
+	l.bytes(path, data)
+}
+
+// bytes reads one file's content.
+func (l *loader) bytes(path string, data []byte) {
+	if !utf8.Valid(data) {
 		l.fileProblem(Position{path, 1 + strings.Count(string(data[:invalidAt(data)]), "\n")}, "is not UTF-8; want text in UTF-8, as TOML has it")
 		return
 	}
@@ -195,7 +213,7 @@ func (l *loader) text(path, text string) {
 			if near := nearest(key, []string{"node", "metrics", "destination", "module", "backup", "version"}); near != "" {
 				hint = "did you mean " + near + "?"
 			}
-			l.problems = append(l.problems, Problem{Position: top.at(key), Kind: KindMetrics, Key: key, Message: "is not known here; " + hint})
+			l.problems = append(l.problems, Problem{Position: top.at(key), Kind: KindFile, Key: key, Message: "is not known here; " + hint})
 		}
 	}
 }
@@ -204,13 +222,10 @@ func (t *table) at(key string) Position { return Position{t.file, t.lines[key]} 
 
 // item reads one table.
 func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
-	name := string(kind)
-	if id != "" {
-		name += "." + id
-	}
+	name := itemName(kind, id)
 	t := &table{loader: l, file: file, kind: kind, id: id, name: name, data: data, known: map[string]bool{}}
 	here := Position{file, l.lines[name]}
-	if id != "" && !ValidID(id) {
+	if kind != KindNode && kind != KindMetrics && !ValidID(id) {
 		t.errorf("", "%q is no ID; want up to 64 letters, digits, _, . and -, the first one a letter or digit", id)
 		return
 	}
@@ -218,10 +233,12 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 		t.errorf("", "%q ends in .json, as the files with the records of backups do; want another ID", id)
 		return
 	}
-	if first, taken := l.places[name]; taken {
+	if first, taken := l.taken[name]; taken {
 		t.errorf("", "is there twice, also at %s; want it once", first)
 		return
 	}
+	l.taken[name] = here
+	l.places[name] = here
 	for key, line := range l.lines {
 		if key == name || strings.HasPrefix(key, name+".") {
 			l.places[key] = Position{file, line}
@@ -263,8 +280,7 @@ func (t *table) destination(here Position) *Destination {
 			t.errorf(key, "is a secret in a file that many can read; want it in a file of its own, as in password-file = \"/etc/sdbackup/secret/%s.password\"", t.id)
 		}
 	}
-	_, file := t.data["password-file"]
-	_, credential := t.data["password-credential"]
+	file, credential := t.filled("password-file"), t.filled("password-credential")
 	switch {
 	case !file && !credential:
 		t.errorf("", "has no password; want password-file or password-credential")
@@ -334,12 +350,12 @@ func (t *table) module(here Position) *Module {
 	}
 	m.Dumps = t.dumps()
 	m.RequireMount = t.mounts(m)
-	if len(m.Include)+len(m.Dumps) == 0 && t.data["include"] == nil && t.data["dump"] == nil {
-		t.errorf("include", "is missing; want what to save, as in include = [\"data\"], or a [[%s.dump]]", t.name)
+	if !t.filled("include") && !t.filled("dump") {
+		t.errorf("include", "is %s; want what to save, as in include = [\"data\"], or a [[%s.dump]]", t.lack("include"), t.name)
 	}
 	for i, p := range m.Include {
 		if !filepath.IsAbs(p) && m.Directory == "" && t.data["directory"] == nil {
-			t.errorf(fmt.Sprintf("include[%d]", i), "%q is relative and there is no directory; want directory, or an absolute path", p)
+			t.errorf(t.element(t.name, "include", i), "%q is relative and there is no directory; want directory, or an absolute path", p)
 		}
 	}
 	if resources := t.sub("resources"); resources != nil {
@@ -422,7 +438,7 @@ func (t *table) mounts(m *Module) []string {
 	paths := t.list("require-mount", true)
 	for i, p := range paths {
 		if !filepath.IsAbs(p) {
-			t.errorf(fmt.Sprintf("require-mount[%d]", i), "%q is no absolute path", p)
+			t.errorf(t.element(t.name, "require-mount", i), "%q is no absolute path", p)
 		}
 	}
 	return paths
@@ -443,9 +459,9 @@ func (t *table) backup(here Position) *Backup {
 		MaxParallel:       t.number("max-parallel", 1, 1),
 		RetryInterval:     t.duration("retry-interval", time.Minute),
 		RetryTimeout:      t.duration("retry-timeout", time.Hour),
-		Timeout:           t.duration("timeout", 24*time.Hour),
-		NoProgressTimeout: t.duration("no-progress-timeout", time.Hour),
-		PruneInterval:     t.duration("prune-interval", 7*24*time.Hour),
+		Timeout:           t.limit("timeout", 24*time.Hour),
+		NoProgressTimeout: t.limit("no-progress-timeout", time.Hour),
+		PruneInterval:     t.limit("prune-interval", 7*24*time.Hour),
 		Enabled:           t.boolean("enabled", true),
 		OnSuccess:         t.command("on-success"),
 		OnFailure:         t.command("on-failure"),
@@ -456,11 +472,11 @@ func (t *table) backup(here Position) *Backup {
 	if b.Name == "" {
 		b.Name = "Backup " + t.id
 	}
-	if len(b.Schedule) == 0 && (t.data["schedule"] == nil || t.data["schedule"] == "") {
+	if t.data["schedule"] == nil {
 		t.errorf("schedule", `is missing; want when to run, as in schedule = "daily", systemd.time(7)`)
 	}
-	if len(b.Modules) == 0 && t.data["modules"] == nil {
-		t.errorf("modules", `is missing; want the IDs of modules, as in modules = ["wiki1"]`)
+	if !t.filled("modules") {
+		t.errorf("modules", `is %s; want the IDs of modules, as in modules = ["wiki1"]`, t.lack("modules"))
 	}
 	if b.RandomizedDelay > 0 && b.RandomizedOffset > 0 {
 		t.errorf("randomized-offset", "stands beside randomized-delay; want one of them")
@@ -534,7 +550,7 @@ func (l *loader) references() {
 		}
 		seen := map[string]bool{}
 		for i, m := range b.Modules {
-			key := fmt.Sprintf("modules[%d]", i)
+			key := l.element("backup."+id, "modules", i)
 			switch {
 			case seen[m]:
 				l.reference(b, key, fmt.Sprintf("%s is listed twice", m), "")

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -9,6 +10,7 @@ import (
 // elements of an array of tables are numbered from 0, as in `module.wiki1.dump[0].command`. The text has been parsed already,
 // so it need not be judged here: of nonsense the result is nonsense, too, but never a panic.
 func places(text string) map[string]int {
+	text = strings.TrimPrefix(text, "\ufeff")
 	s := &scanner{text: text, line: 1, found: map[string]int{}, counts: map[string]int{}}
 	table := ""
 	for !s.end() {
@@ -102,7 +104,11 @@ func (s *scanner) key() []string {
 		}
 		switch c := s.peek(); {
 		case c == '"' || c == '\'':
-			parts = append(parts, s.quoted())
+			part := s.quoted()
+			if plain, err := strconv.Unquote(`"` + part + `"`); err == nil && c == '"' {
+				part = plain
+			}
+			parts = append(parts, part)
 		default:
 			start := s.pos
 			for !s.end() && !strings.ContainsRune(" \t\r\n.=]#\"'", rune(s.peek())) {

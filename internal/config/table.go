@@ -26,12 +26,50 @@ func (t *table) position(key string) Position {
 		if line, ok := t.lines[name]; ok {
 			return Position{t.file, line}
 		}
-		i := strings.LastIndexByte(name, '.')
-		if i < 0 {
+		above, ok := parent(name)
+		if !ok {
 			return Position{File: t.file}
 		}
-		name = name[:i]
+		name = above
 	}
+}
+
+// parent returns the name above a dotted one: of a list's element that of the list.
+func parent(name string) (string, bool) {
+	i := strings.LastIndexAny(name, ".[")
+	if i < 0 {
+		return "", false
+	}
+	return name[:i], true
+}
+
+// filled tells whether a key is there and holds anything, right or wrong.
+func (t *table) filled(key string) bool {
+	switch v := t.data[key].(type) {
+	case nil:
+		return false
+	case string:
+		return v != ""
+	case []any:
+		return len(v) > 0
+	}
+	return true
+}
+
+// lack says in which way a key is not filled.
+func (t *table) lack(key string) string {
+	if _, ok := t.data[key]; ok {
+		return "empty"
+	}
+	return "missing"
+}
+
+// element names an element of a list that was read, by where it stands in the file.
+func (l *loader) element(table, key string, i int) string {
+	if left, ok := l.elements[table+"."+key]; ok {
+		i = left[i]
+	}
+	return fmt.Sprintf("%s[%d]", key, i)
 }
 
 // errorf notes that a key is wrong.
@@ -151,7 +189,18 @@ func (t *table) number(key string, least, fallback int) int {
 	return int(n)
 }
 
+// duration returns a time span that has an end.
 func (t *table) duration(key string, fallback time.Duration) time.Duration {
+	if text, ok := t.data[key].(string); ok && strings.TrimSpace(text) == "infinity" {
+		t.known[key] = true
+		t.errorf(key, "is infinity; want a time span that ends, say \"1h 30min\"") // it would be 0, the opposite of what is meant
+		return fallback
+	}
+	return t.limit(key, fallback)
+}
+
+// limit returns a time span of which 0, or "infinity", means none.
+func (t *table) limit(key string, fallback time.Duration) time.Duration {
 	v, ok := t.get(key)
 	if !ok {
 		return fallback
@@ -185,10 +234,15 @@ func (t *table) list(key string, single bool) []string {
 	}
 	values, ok := v.([]any)
 	if !ok {
-		t.errorf(key, `is %s; want a list of strings, as in ["a", "b"]`, typeName(v))
+		want := `a list of strings, as in ["a", "b"]`
+		if single {
+			want = "a string, or " + want
+		}
+		t.errorf(key, "is %s; want %s", typeName(v), want)
 		return nil
 	}
 	out := []string{}
+	var left []int
 	for i, v := range values {
 		element := fmt.Sprintf("%s[%d]", key, i)
 		switch s, ok := v.(string); {
@@ -198,7 +252,11 @@ func (t *table) list(key string, single bool) []string {
 			t.errorf(element, "is empty; want text, or leave it out")
 		case t.clean(element, s):
 			out = append(out, s)
+			left = append(left, i)
 		}
+	}
+	if len(out) < len(values) {
+		t.elements[t.name+"."+key] = left
 	}
 	return out
 }
@@ -211,7 +269,7 @@ func (t *table) command(key string) []string {
 		return nil
 	}
 	argv := t.list(key, false)
-	if argv != nil && len(argv) == 0 {
+	if argv != nil && !t.filled(key) {
 		t.errorf(key, "is empty; want the program and its arguments, or leave it out")
 	}
 	return argv

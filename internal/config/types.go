@@ -35,7 +35,7 @@ func (p Position) String() string {
 // Kind is the kind of table a Problem is about.
 type Kind string
 
-// The tables of the grammar; KindFile stands for a whole file that could not be read or parsed.
+// The tables of the grammar; KindFile stands for a file, or a part of it, of which nobody knows what it was to define.
 const (
 	KindFile        Kind = "file"
 	KindNode        Kind = "node"
