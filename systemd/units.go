@@ -1,65 +1,55 @@
-// Package systemd holds the unit files that are shipped, for packages to install and for `schedule-backup install-units` to write
-// where there is no package.
+// Package systemd holds the unit files that we ship: those of the system in this folder, those of a user in user/. Packages
+// install them as they are; where there is none, "schedule-backup install-units" writes them.
 package systemd
 
 import (
 	"embed"
 	"io/fs"
+	"path"
+	"path/filepath"
+	"regexp"
 	"strings"
 )
 
 // Header is the first line of every unit file.
 const Header = "# Written by sdbackup. Changes go into drop-ins: systemctl edit UNIT.\n"
 
-//go:embed *.service *.path *.slice
+//go:embed *.service *.path *.slice user
 var files embed.FS
 
-// packaged is the folder of the binaries in the files as they are shipped.
-const packaged = "/usr/bin/"
+// packaged finds the programs in the files as they are shipped.
+var packaged = regexp.MustCompile(`(?m)^(Exec\w+=)/usr/bin/([\w-]+)`)
 
-// systemOnly begins the lines that a manager of a user cannot do, or must not: sandboxing takes privileges, and the units that
-// they name are the system's.
-var systemOnly = []string{"Protect", "Private", "Restrict", "LockPersonality=", "SystemCall", "After=", "Wants=", "StateDirectory"}
-
-// Files returns the unit files by name, with the folder that the binaries are in. Those for a user leave out what only the
-// system's manager can do.
+// Files returns the unit files of the system, or of a user, by name. BinDir is the folder of the programs; "" leaves it as
+// packages have it.
 func Files(user bool, binDir string) map[string][]byte {
+	folder := "."
+	if user {
+		folder = "user"
+	}
 	out := map[string][]byte{}
-	names, _ := fs.Glob(files, "*.*") // the pattern is right
-	for _, name := range names {
-		data, err := files.ReadFile(name)
-		if err != nil {
-			continue // embedded files can be read
+	entries, _ := fs.ReadDir(files, folder) // what is embedded can be read
+	for _, e := range entries {
+		if e.IsDir() {
+			continue
 		}
-		text := strings.ReplaceAll(string(data), packaged, strings.TrimSuffix(binDir, "/")+"/")
-		if user {
-			text = forUser(text)
+		text, _ := files.ReadFile(path.Join(folder, e.Name()))
+		if binDir != "" {
+			text = packaged.ReplaceAllFunc(text, func(match []byte) []byte {
+				part := packaged.FindSubmatch(match)
+				return append(part[1], quote(filepath.Join(binDir, string(part[2])))...)
+			})
 		}
-		out[name] = []byte(text)
+		out[e.Name()] = text
 	}
 	return out
 }
 
-func forUser(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		drop := false
-		for _, prefix := range systemOnly {
-			drop = drop || strings.HasPrefix(line, prefix)
-		}
-		switch {
-		case drop:
-		case strings.HasPrefix(line, "Exec"):
-			command, rest, _ := strings.Cut(line, " ")
-			b.WriteString(command + " --user " + rest)
-		case strings.HasPrefix(line, "PathChanged=/etc/sdbackup"):
-			b.WriteString("PathChanged=%E/sdbackup\n") // $XDG_CONFIG_HOME, systemd.unit(5)
-		case strings.HasPrefix(line, "PathChanged="):
-		case strings.HasPrefix(line, "WantedBy=multi-user.target"):
-			b.WriteString("WantedBy=default.target\n")
-		default:
-			b.WriteString(line)
-		}
+// quote writes a path as a word of a command line, systemd.service(5): without specifiers, and as one word.
+func quote(path string) string {
+	path = strings.ReplaceAll(path, "%", "%%")
+	if !strings.ContainsAny(path, " \t\"'\\;") {
+		return path
 	}
-	return b.String()
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(path) + `"`
 }

@@ -58,12 +58,6 @@ func TestSystemdPath(t *testing.T) {
 		os.Remove(file)
 		systemctl(t, "daemon-reload")
 	})
-	if _, err := os.Stat("/etc/systemd/system/backup-timers-settled.service"); err != nil { // EXPERIMENT
-		os.MkdirAll("/run/systemd/system/backup-timers-reconcile.service.d", 0o755)
-		os.WriteFile("/run/systemd/system/backup-timers-reconcile.service.d/x.conf", []byte("[Unit]\nOnSuccess=backup-timers-settled.service\nOnFailure=backup-timers-settled.service\n"), 0o644)
-		os.WriteFile("/run/systemd/system/backup-timers-settled.service", []byte("[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=oneshot\nExecStart="+schedule+" start-timers\n"), 0o644)
-		systemctl(t, "daemon-reload")
-	}
 	for _, unit := range []string{"backup-timers.path", "backup-timers.service"} {
 		if active, enabled := property(t, unit, "ActiveState"), property(t, unit, "UnitFileState"); active != "active" || enabled != "enabled" {
 			t.Errorf("%s is %s and %s after install-units; want active and enabled", unit, active, enabled)

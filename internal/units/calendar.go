@@ -156,7 +156,7 @@ func parseElapse(s string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	t, err := time.Parse("Mon 2006-01-02 15:04:05", s[:i])
-	return t, err == nil
+	return t, err == nil && t.Unix() >= 0
 }
 
 // assign gives every expression its analysis; those that have none are no expressions.

@@ -2,7 +2,6 @@ package units
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,6 +36,8 @@ type Conn struct {
 
 	watchOnce sync.Once
 	watchErr  error
+
+	patience time.Duration // how long a job may take that only changes the state of a timer
 }
 
 // endpoint is a way to a service manager.
@@ -51,7 +52,12 @@ type endpoint struct {
 //
 // errors.Is(err, ErrNoManager) tells that none runs here.
 func Dial(ctx context.Context, user bool) (*Conn, error) {
-	var errs []error
+	whose := "of the system"
+	if user {
+		whose = "of this user"
+	}
+	failure := fmt.Errorf("%w, that %s", ErrNoManager, whose)
+	separator := ": "
 	for _, e := range endpoints(user, os.Getenv, os.Geteuid()) {
 		c, err := dial(ctx, user, e)
 		if err == nil {
@@ -60,13 +66,10 @@ func Dial(ctx context.Context, user bool) (*Conn, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", e.address, err))
+		failure = fmt.Errorf("%w%s%s: %w", failure, separator, e.address, err)
+		separator = "; "
 	}
-	whose := "of the system"
-	if user {
-		whose = "of this user"
-	}
-	return nil, fmt.Errorf("%w, that %s: %w", ErrNoManager, whose, errors.Join(errs...))
+	return nil, failure
 }
 
 // endpoints lists the ways to a manager, the best first.
@@ -100,7 +103,7 @@ func runtimeDir(getenv func(string) string, uid int) string {
 }
 
 func dial(ctx context.Context, user bool, e endpoint) (*Conn, error) {
-	c := &Conn{user: user, direct: e.direct, jobs: newJobs()}
+	c := &Conn{user: user, direct: e.direct, jobs: newJobs(), patience: jobTimeout}
 	var err error
 	if c.bus, err = dbus.Dial(e.address, dbus.WithSignalHandler(c.jobs)); err != nil {
 		return nil, err

@@ -17,8 +17,8 @@ const (
 	jobCanceled = "canceled" // by a job that contradicts it
 )
 
-// jobTimeout is how long a job may take that only changes the state of a timer. One that takes longer waits for another unit:
-// timers wait for time-sync.target, which may never come where there is no time server.
+// jobTimeout is how long a job may take that only changes the state of a timer, and takes no time by itself. One that takes
+// longer waits for another unit: timers wait for time-sync.target, which may never come where there is no time server.
 const jobTimeout = 15 * time.Second
 
 // jobs hears of the ends of jobs. The manager tells the client that asked for a job of its end without being asked to

@@ -233,6 +233,7 @@ func FuzzTimeSpan(f *testing.F) {
 		if d < 0 {
 			t.Errorf("timeSpan(%q) = %s", s, d)
 		}
+		s = strings.TrimSpace(s)
 		if twice, err := timeSpan(s + " 0s"); err != nil || twice != d {
 			if last := s[len(s)-1]; !strings.ContainsRune("0123456789. ", rune(last)) { // else it becomes another number
 				t.Errorf("timeSpan(%q) = %s, and with 0s added %s, %v", s, d, twice, err)

@@ -94,7 +94,7 @@ func (c *Conn) Apply(ctx context.Context, change Change) map[string]error {
 	each(ctx, len(acts), func(i int) {
 		begun[i] = true
 		err := ErrStuck
-		if !stuck.Load() { // else the others would be, too: fail now rather than in fifteen seconds each
+		if !stuck.Load() { // else the others would be, too: fail now rather than after jobTimeout each
 			err = acts[i].do(context.WithoutCancel(ctx))
 		}
 		if err == nil {
@@ -123,7 +123,7 @@ func (c *Conn) startTimer(ctx context.Context, t Timer) error {
 	// A unit that was just stopped is loaded until the manager gets round to collecting it.
 	for _, pause := range []time.Duration{0, 1, 10, 100, 1000} {
 		time.Sleep(pause * time.Millisecond)
-		err = c.do(ctx, jobTimeout, "StartTransientUnit", name, "fail", t.properties(), []sd.PropertyCollection{})
+		err = c.do(ctx, c.patience, "StartTransientUnit", name, "fail", t.properties(), []sd.PropertyCollection{})
 		if !isError(err, errUnitExists) {
 			break
 		}
@@ -167,7 +167,7 @@ func (c *Conn) stopTimer(ctx context.Context, id string, removeStamp bool) error
 // unloadTimer stops a timer; the manager then collects it.
 func (c *Conn) unloadTimer(ctx context.Context, id string) error {
 	name := TimerName(id)
-	if err := c.stop(ctx, jobTimeout, name); err != nil {
+	if err := c.stop(ctx, c.patience, name); err != nil {
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
 	if err := c.resetFailed(ctx, name); err != nil {

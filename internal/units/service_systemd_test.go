@@ -161,6 +161,30 @@ func TestSystemdRunTooLong(t *testing.T) {
 	}
 }
 
+// When the connection is lost, Run says so; what the service left behind is for the next run to stop.
+func TestSystemdRunDisconnected(t *testing.T) {
+	c, other := dialSystem(t), dialSystem(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	go func() {
+		r.Read(make([]byte, 100)) // it is ready
+		c.Close()
+	}()
+	s := shell("echo ready; exec sleep 1000")
+	s.Stdout = w
+	if got, err := c.Run(t.Context(), s); !errors.Is(err, errDisconnected) {
+		t.Errorf("Run = %v, %v; want that the connection was lost", got, err)
+	}
+	if err := other.StopModules(t.Context(), "t"); err != nil {
+		t.Error(err)
+	}
+	unloaded(t, s.Name)
+}
+
 // A service is stopped by somebody else, and by the unit that it is bound to.
 func TestSystemdRunStoppedByOthers(t *testing.T) {
 	c := dialSystem(t)
@@ -176,6 +200,9 @@ func TestSystemdRunStoppedByOthers(t *testing.T) {
 			defer r.Close()
 			go func() {
 				r.Read(make([]byte, 100)) // it is ready
+				if active, err := c.ServiceActive(t.Context(), "t"); !active || err != nil {
+					t.Errorf("ServiceActive = %v, %v; want true", active, err)
+				}
 				exec.Command("systemctl", "stop", unit).Run()
 			}()
 			s := shell("trap 'exit 1' TERM; sleep 1000 & echo ready; wait")

@@ -305,3 +305,32 @@ func TestSystemdMany(t *testing.T) {
 		}
 	})
 }
+
+// Timers whose start waits for another unit, say for time-sync.target, must hold nobody up.
+func TestSystemdStuck(t *testing.T) {
+	installUnit(t, "backup@.service", nothing)
+	installUnit(t, "units-stuck.service", "[Service]\nType=oneshot\nExecStart=/bin/sleep 1000\n")
+	installUnit(t, "backup@.timer.d/stuck.conf", "[Unit]\nAfter=units-stuck.service\n")
+	output(t, "systemctl", "start", "--no-block", "units-stuck.service")
+	c := dialSystem(t)
+	removeTimers(t, c)
+	c.patience = 100 * time.Millisecond
+	want := make([]Timer, 200)
+	for i := range want {
+		want[i] = Timer{ID: fmt.Sprint(i), OnCalendar: []string{"*-*-* 00:00:00"}}
+	}
+	began := time.Now()
+	errs := c.Apply(t.Context(), Change{Start: want})
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("Apply took %s", took)
+	}
+	for _, w := range want {
+		if !errors.Is(errs[w.ID], ErrStuck) {
+			t.Errorf("%s: %v; want ErrStuck", w.ID, errs[w.ID])
+		}
+	}
+	output(t, "systemctl", "stop", "units-stuck.service")
+	eventually(t, "the timers that were begun are started", func() bool { return timer(t, c, "0").Active })
+	c.patience = jobTimeout
+	reconcile(t, c, want...)
+}
