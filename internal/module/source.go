@@ -36,17 +36,7 @@ func (a *attempt) absolute(path string) string {
 // checkSources tells what is wrong with what is to be saved: restic passes over a source that is not there, and saves an
 // empty folder where a disk is not mounted.
 func (a *attempt) checkSources() error {
-	var errs []error
-	for _, p := range a.RequireMount {
-		var st unix.Statx_t
-		err := unix.Statx(unix.AT_FDCWD, p, unix.AT_NO_AUTOMOUNT, 0, &st)
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("require-mount %s: %w", p, err))
-		case st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0:
-			errs = append(errs, fmt.Errorf("nothing is mounted at %s (require-mount)", p))
-		}
-	}
+	errs := []error{CheckMounts(a.RequireMount)}
 	for _, p := range a.Include {
 		if _, err := os.Stat(a.absolute(p)); err != nil {
 			errs = append(errs, fmt.Errorf("source %s: %w", a.absolute(p), plain(err)))
@@ -56,6 +46,23 @@ func (a *attempt) checkSources() error {
 		return err
 	}
 	return a.checkFiles()
+}
+
+// CheckMounts tells at which of the paths nothing is mounted. In the sandbox of a module's service a folder that may be written
+// to is always a mount point, so a run asks before it starts one.
+func CheckMounts(paths []string) error {
+	var errs []error
+	for _, p := range paths {
+		var st unix.Statx_t
+		err := unix.Statx(unix.AT_FDCWD, p, unix.AT_NO_AUTOMOUNT, 0, &st)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("require-mount %s: %w", p, err))
+		case st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0:
+			errs = append(errs, fmt.Errorf("nothing is mounted at %s (require-mount)", p))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkFiles tells whether there are as many files as there must be. It stops counting there.

@@ -124,6 +124,10 @@ func (s Units) Attempt(ctx context.Context, job Job, log *slog.Logger, progress 
 	if err := prepare(job, s.Paths); err != nil {
 		return job.failed(start, err)
 	}
+	if err := module.CheckMounts(job.Plan.RequireMount); err != nil {
+		return job.failed(start, err)
+	}
+	job.Plan.RequireMount = nil
 	secrets, err := module.FindSecrets(job.Destination, os.Getenv)
 	if err != nil {
 		return job.failed(start, err)

@@ -3,6 +3,7 @@
 package system
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -399,6 +400,83 @@ func TestModuleUnitHasResources(t *testing.T) {
 	})
 	if got := h.metric("limits", "node_backup_module_cpu_seconds_total", ""); got == "" || got == "0" {
 		t.Errorf("node_backup_module_cpu_seconds_total = %q, want more than 0", got)
+	}
+}
+
+// require-mount is about the machine's mounts, not about those of the module's sandbox.
+func TestRequireMount(t *testing.T) {
+	h := newHost(t)
+	h.configure(h.module("mounted", "mounted", "require-mount = true\n") + h.backup("mounts", `"mounted"`, ""))
+	if out := h.exits(1, "run-backup", "mounts"); !strings.Contains(out, "nothing is mounted at "+h.dir("mounted")) {
+		t.Errorf("run-backup says %q", out)
+	}
+	h.must("mount", "--bind", h.dir("mounted"), h.dir("mounted"))
+	defer h.must("umount", h.dir("mounted"))
+	h.must("run-backup", "mounts")
+}
+
+// Without units a module runs as its user all the same, and gets secrets that the user cannot read.
+func TestNoUnits(t *testing.T) {
+	h := newHost(t)
+	h.configure(h.module("child", "child", "dump-state = [\"sh\", \"-c\", \"id -un > who; cat "+passwordFile+" >> who; true\"]\n") +
+		h.backup("children", `"child"`, ""))
+	h.must("run-backup", "--no-units", "children")
+	if got := h.read(h.dir("child") + "/who"); got != "child\n" {
+		t.Errorf("the hook ran as %q, want child, who cannot read the password", got)
+	}
+	// And so it does when a person saves the one module.
+	out := h.must("module-backup", "child", "children")
+	var r status.Result
+	if err := json.Unmarshal([]byte(out), &r); err != nil || r.Outcome != status.Success {
+		t.Errorf("module-backup printed %q, %v; want one result", out, err)
+	}
+	if h.snapshots("child") != 2 {
+		t.Errorf("%d snapshots, want 2", h.snapshots("child"))
+	}
+	if owner := fileOwner(t, h.repository("child")+"/config"); owner == 0 {
+		t.Error("the repository belongs to root, want the module's user")
+	}
+}
+
+// A user without any rights has timers and backups of its own.
+func TestUserManager(t *testing.T) {
+	h := newHost(t)
+	h.must("sh", "-c", "id carol >/dev/null 2>&1 || useradd --create-home --home-dir /home/carol --shell /bin/sh carol")
+	uid := strings.TrimSpace(h.must("id", "-u", "carol"))
+	h.must("systemctl", "start", "user@"+uid+".service")
+	defer h.must("systemctl", "stop", "user@"+uid+".service")
+	as := func(argv ...string) []string {
+		return append([]string{"setpriv", "--reuid=carol", "--regid=carol", "--init-groups", "env", "-i", "HOME=/home/carol", "USER=carol",
+			"PATH=/usr/bin:/bin", "XDG_RUNTIME_DIR=/run/user/" + uid}, argv...)
+	}
+	h.must(as("sh", "-c", `umask 077; mkdir -p ~/.config/sdbackup ~/notes ~/archive && echo secret > ~/password && echo note > ~/notes/one &&
+cat > ~/.config/sdbackup/notes.toml <<'END'
+[destination.disk]
+repository = "/home/carol/archive"
+password-file = "/home/carol/password"
+
+[module.notes]
+type = "files"
+uuid = "6a0e2f5c-8f0b-4a55-9d8e-0f2a7a7be001"
+include = ["/home/carol/notes"]
+
+[backup.own]
+schedule = "daily"
+destination = "disk"
+modules = ["notes"]
+END`)...)
+	h.must(as("schedule-backup", "--user", "install-units")...)
+	h.must(as("schedule-backup", "--user", "start-timers")...)
+	if out := h.must(as("schedule-backup", "--user", "list-timers")...); !strings.Contains(out, "own") {
+		t.Errorf("list-timers prints %q, want backup own", out)
+	}
+	h.must(as("systemctl", "--user", "start", "backup@own.service")...)
+	h.must(as("run-backup", "--user", "own")...)
+	var list []any
+	out := h.must(as("restic", "-r", "/home/carol/archive/files/6a0e2f5c-8f0b-4a55-9d8e-0f2a7a7be001", "--password-file", "/home/carol/password",
+		"--no-cache", "snapshots", "--json")...)
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 2 {
+		t.Errorf("%d snapshots, %v; want 2", len(list), err)
 	}
 }
 
