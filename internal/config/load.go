@@ -180,6 +180,11 @@ func (l *loader) text(path, text string) {
 		return
 	}
 	l.lines = places(text)
+	for key, line := range l.lines {
+		if _, known := l.places[key]; !known { // of an item that is there twice the first one counts
+			l.places[key] = Position{path, line}
+		}
+	}
 	top := &table{loader: l, file: path, kind: KindFile, data: tree, known: map[string]bool{}}
 	for _, key := range slices.Sorted(maps.Keys(tree)) {
 		switch key {
@@ -238,12 +243,6 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 		return
 	}
 	l.taken[name] = here
-	l.places[name] = here
-	for key, line := range l.lines {
-		if key == name || strings.HasPrefix(key, name+".") {
-			l.places[key] = Position{file, line}
-		}
-	}
 	switch kind {
 	case KindNode:
 		l.Node.Name = t.text("name")
