@@ -446,8 +446,10 @@ func TestUserManager(t *testing.T) {
 	h.must("systemctl", "start", "user@"+uid+".service")
 	defer h.must("systemctl", "stop", "user@"+uid+".service")
 	as := func(argv ...string) []string {
-		return append([]string{"setpriv", "--reuid=carol", "--regid=carol", "--init-groups", "env", "-i", "HOME=/home/carol", "USER=carol",
-			"PATH=/usr/bin:/bin", "XDG_RUNTIME_DIR=/run/user/" + uid}, argv...)
+		return append([]string{
+			"setpriv", "--reuid=carol", "--regid=carol", "--init-groups", "env", "-i", "HOME=/home/carol", "USER=carol",
+			"PATH=/usr/bin:/bin", "XDG_RUNTIME_DIR=/run/user/" + uid,
+		}, argv...)
 	}
 	h.must(as("sh", "-c", `umask 077; mkdir -p ~/.config/sdbackup ~/notes ~/archive && echo secret > ~/password && echo note > ~/notes/one &&
 cat > ~/.config/sdbackup/notes.toml <<'END'
