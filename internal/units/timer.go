@@ -111,7 +111,7 @@ func (c *Conn) Timers(ctx context.Context) ([]LoadedTimer, error) {
 		return nil, err
 	}
 	var timers []LoadedTimer
-	var paths []dbus.ObjectPath
+	var rows []sd.UnitStatus
 	services := make(map[string]sd.UnitStatus, len(list)/2)
 	for _, u := range list {
 		if id, ok := backupOf(u.Name, serviceSuffix); ok {
@@ -119,7 +119,7 @@ func (c *Conn) Timers(ctx context.Context) ([]LoadedTimer, error) {
 		}
 		if id, ok := backupOf(u.Name, timerSuffix); ok {
 			timers = append(timers, LoadedTimer{Timer: Timer{ID: id, Description: u.Description}, Active: isActive(u.ActiveState)})
-			paths = append(paths, u.Path)
+			rows = append(rows, u)
 		}
 	}
 	errs := make([]error, len(timers))
@@ -127,8 +127,12 @@ func (c *Conn) Timers(ctx context.Context) ([]LoadedTimer, error) {
 	each(ctx, len(timers), func(i int) {
 		t := &timers[i]
 		t.Ours = isOurs(filepath.Join(folder, TimerName(t.ID)))
-		if errs[i] = c.describe(ctx, t, paths[i]); errs[i] == nil {
+		if errs[i] = c.describe(ctx, t, rows[i].Path); errs[i] == nil {
 			errs[i] = c.describeService(ctx, t, services[t.ID])
+		}
+		// The list is older than the properties. A timer that had something to wait for, and has not now, is just elapsing.
+		if t.Active && t.Next.IsZero() && rows[i].SubState != "elapsed" {
+			t.ServiceActive = true
 		}
 	})
 	if err := context.Cause(ctx); err != nil {
