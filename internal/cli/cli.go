@@ -121,7 +121,7 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 		case exit:
 			code = int(p)
 		default:
-			env.Log.Error(fmt.Sprintf("%s: this is a bug: %v\n%s", name, p, debug.Stack()))
+			env.Log.Error(fmt.Sprintf("this is a bug: %v", p), "stack", string(debug.Stack()))
 			code = ExitFailed
 		}
 	}()
@@ -131,7 +131,6 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 		kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 80}),
 		kong.Bind(env),
-		kong.WithBeforeReset(func(*kong.Context) error { return nil }),
 		kong.Embed(new(common)),
 	)
 	if err != nil {
@@ -140,7 +139,7 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 	complete(parser, env)
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		fmt.Fprintf(env.Stderr, "%s: %v\n%s: hint: see \"%s --help\"\n", name, err, name, name)
+		fmt.Fprintf(env.Stderr, "%s: %s\n%s: hint: see \"%s --help\"\n", name, clean(err.Error()), name, name)
 		return ExitUsage
 	}
 	ctx, stop := withSignals(context.Background())
@@ -173,26 +172,32 @@ func report(w io.Writer, name string, err error) int {
 	code := ExitFailed
 	if e := (*ExitError)(nil); errors.As(err, &e) {
 		code = e.Code
-		if err = e.Err; err == nil {
-			return code
-		}
 	}
 	for _, err := range flatten(err) {
 		for line := range strings.Lines(err.Error()) {
-			fmt.Fprintf(w, "%s: %s\n", name, strings.TrimSuffix(line, "\n"))
+			fmt.Fprintf(w, "%s: %s\n", name, clean(strings.TrimSuffix(line, "\n")))
 		}
 		if h := (*hintError)(nil); errors.As(err, &h) {
-			fmt.Fprintf(w, "%s: hint: %s\n", name, h.hint)
+			fmt.Fprintf(w, "%s: hint: %s\n", name, clean(h.hint))
 		}
 	}
 	return code
 }
 
-// flatten returns the errors that errors.Join has joined.
+// flatten returns the errors that errors.Join has joined, and none for an ExitError that says nothing.
 func flatten(err error) []error {
+	if e, ok := err.(*ExitError); ok { //nolint:errorlint // an error around it has a sentence of its own
+		if e.Err == nil {
+			return nil
+		}
+		return flatten(e.Err)
+	}
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
+	}
+	if all := errors.Join(joined.Unwrap()...); all == nil || all.Error() != err.Error() {
+		return []error{err} // of fmt.Errorf, which has a sentence around them
 	}
 	var all []error
 	for _, e := range joined.Unwrap() {

@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
@@ -42,9 +44,6 @@ func Version() string {
 
 type completionFlag string
 
-// AfterApply implements a hook of kong.
-func (f completionFlag) AfterApply(app *kong.Kong) error { return nil }
-
 // BeforeReset implements a hook of kong.
 func (f completionFlag) BeforeReset(app *kong.Kong, ctx *kong.Context, path *kong.Path) error {
 	name := app.Model.Name
@@ -76,14 +75,36 @@ func complete(parser *kong.Kong, env *Env) {
 					location.User = true
 				case word == "--config" && i+1 < len(args.All):
 					location.Config = args.All[i+1]
+				case strings.HasPrefix(word, "--config="):
+					location.Config = strings.TrimPrefix(word, "--config=")
 				}
 			}
 			return list(config.Load(location.Paths(env).Config, nil))
 		})
 	}
-	kongcompletion.Register(parser,
+	command, err := kongcompletion.Command(parser,
 		kongcompletion.WithPredictor("file", posener.PredictFiles("*")),
 		kongcompletion.WithPredictor("backup", ids((*config.Config).BackupIDs)),
 		kongcompletion.WithPredictor("module", ids((*config.Config).ModuleIDs)),
 	)
+	if err != nil {
+		panic(err)
+	}
+	repeatLast(parser.Model.Node, command.Args)
+	completion := posener.New(parser.Model.Name, command)
+	completion.Out = env.Stdout
+	completion.Complete()
+	parser.Exit(ExitOK)
+}
+
+// maxRepeated is how many arguments of one kind are completed.
+const maxRepeated = 100
+
+// repeatLast completes also the second and later arguments of a list.
+func repeatLast(node *kong.Node, args posener.Predictor) {
+	p, ok := args.(*kongcompletion.PositionalPredictor)
+	if n := len(node.Positional); !ok || n == 0 || len(p.Predictors) != n || !node.Positional[n-1].IsCumulative() {
+		return
+	}
+	p.Predictors = append(p.Predictors, slices.Repeat(p.Predictors[len(p.Predictors)-1:], maxRepeated)...)
 }

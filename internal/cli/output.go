@@ -7,8 +7,9 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode/utf8"
+	"unicode"
 
+	"github.com/rivo/uniseg"
 	"golang.org/x/term"
 )
 
@@ -32,16 +33,21 @@ func width(w io.Writer) int {
 	return n
 }
 
-// Table writes rows in columns two blanks apart. On a terminal the widest columns are cut, with an ellipsis, until a row fits.
+// Table writes rows, of no more cells than the header has, in columns two blanks apart. On a terminal the widest columns are cut, with an ellipsis, until a row fits.
 func Table(w io.Writer, header []string, rows [][]string) error {
+	return table(w, header, rows, width(w))
+}
+
+// table is Table for a terminal of so many columns; 0 is no terminal.
+func table(w io.Writer, header []string, rows [][]string, limit int) error {
 	all := append([][]string{header}, rows...)
 	widths := make([]int, len(header))
 	for _, row := range all {
 		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(clean(cell)))
+			widths[i] = max(widths[i], uniseg.StringWidth(clean(cell)))
 		}
 	}
-	if limit := width(w); limit > 0 {
+	if limit > 0 {
 		shrink(widths, header, limit)
 	}
 	var b strings.Builder
@@ -50,7 +56,7 @@ func Table(w io.Writer, header []string, rows [][]string) error {
 		for i, cell := range row {
 			cell = cut(clean(cell), widths[i])
 			line.WriteString(cell)
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
+			line.WriteString(strings.Repeat(" ", widths[i]-uniseg.StringWidth(cell)+2))
 		}
 		b.WriteString(strings.TrimRight(line.String(), " "))
 		b.WriteByte('\n')
@@ -68,7 +74,7 @@ func shrink(widths []int, header []string, limit int) {
 	for total > limit {
 		widest := -1
 		for i, n := range widths {
-			if n > max(4, utf8.RuneCountInString(header[i])) && (widest < 0 || n > widths[widest]) {
+			if n > max(4, uniseg.StringWidth(header[i])) && (widest < 0 || n > widths[widest]) {
 				widest = i
 			}
 		}
@@ -80,18 +86,32 @@ func shrink(widths []int, header []string, limit int) {
 	}
 }
 
+// cut shortens text to n columns of a terminal.
 func cut(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
+	if uniseg.StringWidth(s) <= n {
 		return s
 	}
-	runes := []rune(s)
-	return string(runes[:max(0, n-1)]) + "…"
+	if n < 1 {
+		return ""
+	}
+	var b strings.Builder
+	for state, columns := -1, 0; s != ""; {
+		var cluster string
+		var wide int
+		cluster, s, wide, state = uniseg.FirstGraphemeClusterInString(s, state)
+		if columns += wide; columns > n-1 {
+			break
+		}
+		b.WriteString(cluster)
+	}
+	return b.String() + "…"
 }
 
-// clean makes text safe for one line of a terminal: no control characters, valid UTF-8.
+// clean makes text safe for one line of a terminal: valid UTF-8, and nothing in it that breaks lines, controls the terminal or
+// turns the direction of writing.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control) {
 			return ' '
 		}
 		return r

@@ -12,9 +12,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"unicode"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/coreos/go-systemd/v22/journal"
@@ -88,15 +90,28 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 func (h *handler) WithGroup(name string) slog.Handler {
+	if name == "" {
+		return h
+	}
 	c := *h
 	c.prefix += name + "_"
 	return &c
 }
 
+// prefixed returns the attributes with their groups' names before theirs. Groups are resolved into their members, or the
+// secrets among these would not be known by their names.
 func prefixed(prefix string, attrs []slog.Attr) []slog.Attr {
-	out := make([]slog.Attr, len(attrs))
-	for i, a := range attrs {
-		out[i] = slog.Attr{Key: prefix + a.Key, Value: a.Value}
+	out := make([]slog.Attr, 0, len(attrs))
+	for _, a := range attrs {
+		v := a.Value.Resolve()
+		switch {
+		case v.Kind() != slog.KindGroup:
+			out = append(out, slog.Attr{Key: prefix + a.Key, Value: v})
+		case a.Key == "":
+			out = append(out, prefixed(prefix, v.Group())...)
+		default:
+			out = append(out, prefixed(prefix+a.Key+"_", v.Group())...)
+		}
 	}
 	return out
 }
@@ -108,7 +123,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 		return true
 	})
 	if h.native {
-		if err := journal.Send(strings.ToValidUTF8(r.Message, "?"), priority(r.Level), fields(attrs)); err == nil {
+		if err := journal.Send(bounded(r.Message), priority(r.Level), fields(attrs)); err == nil {
 			return nil
 		} // else the plain line reaches the journal by the stream
 	}
@@ -164,18 +179,22 @@ func fieldName(key string) string {
 	return name
 }
 
-// maxValueBytes bounds one value.
+// maxValueBytes bounds one value, and a message.
 const maxValueBytes = 16 << 10
 
 func value(a slog.Attr) string {
 	if secret(a.Key) {
 		return "***"
 	}
-	s := strings.ToValidUTF8(a.Value.Resolve().String(), "?")
+	return bounded(a.Value.Resolve().String())
+}
+
+// bounded makes text valid UTF-8 that is not too long.
+func bounded(s string) string {
 	if len(s) > maxValueBytes {
 		s = strings.ToValidUTF8(s[:maxValueBytes], "") + "…"
 	}
-	return s
+	return strings.ToValidUTF8(s, "?")
 }
 
 // secret tells whether a key's name says that its value is one.
@@ -199,32 +218,28 @@ func line(name string, r slog.Record, attrs []slog.Attr) string {
 	case r.Level >= slog.LevelWarn:
 		b.WriteString("warning: ")
 	}
-	b.WriteString(oneLine(r.Message))
+	b.WriteString(bounded(r.Message))
 	for _, a := range attrs {
-		v := value(a)
 		switch a.Key {
 		case "message_id", "run", "backup", "module":
 			continue
 		}
+		v := value(a)
 		if v == "" {
 			continue
 		}
-		if strings.ContainsAny(v, " \t\n\"") {
-			v = fmt.Sprintf("%q", v)
+		if strings.ContainsFunc(v, func(r rune) bool { return r == '"' || unicode.IsSpace(r) || unicode.IsControl(r) }) {
+			v = strconv.Quote(v)
 		}
-		fmt.Fprintf(&b, " %s=%s", a.Key, oneLine(v))
+		b.WriteString(" " + a.Key + "=" + v)
 	}
-	b.WriteByte('\n')
-	return b.String()
+	return oneLine(b.String()) + "\n"
 }
 
 // oneLine keeps hostile text from forging lines or driving a terminal.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return ' '
-		}
-		if r == '\n' {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
 			return ' '
 		}
 		return r

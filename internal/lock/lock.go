@@ -29,11 +29,15 @@ type HeldError struct {
 	PID    int    // 0: unknown
 	Holder string // what it locks for; "": unknown
 	Since  time.Time
+	Gone   bool // the process has ended: what it started, say a restic, still has the lock
 }
 
 func (e *HeldError) Error() string {
-	if e.PID == 0 {
+	switch {
+	case e.PID == 0:
 		return filepath.Base(e.Path) + " is held"
+	case e.Gone:
+		return fmt.Sprintf("held by what process %d (backup %s) started, which has ended itself, since %s", e.PID, e.Holder, e.Since.Format(time.DateTime))
 	}
 	return fmt.Sprintf("held by process %d (backup %s) since %s", e.PID, e.Holder, e.Since.Format(time.DateTime))
 }
@@ -57,6 +61,7 @@ func TryExclusive(path, holder string) (*Lock, error) {
 		f.Close()
 		held := parseHolder(string(data))
 		held.Path = path
+		held.Gone = held.PID != 0 && errors.Is(unix.Kill(held.PID, 0), unix.ESRCH)
 		return nil, held
 	}
 	if err != nil {
