@@ -192,7 +192,7 @@ func (l *loader) text(path, text string) {
 			if v, ok := tree[key].(int64); !ok || v != version {
 				l.fileProblem(top.at(key), "version is not known to this program; want version = %d", version)
 			}
-		case "node", "metrics":
+		case "node", "metrics", "gateway":
 			data, ok := tree[key].(map[string]any)
 			if !ok {
 				l.fileProblem(top.at(key), "%s is %s; want a table, [%s]", key, typeName(tree[key]), key)
@@ -214,8 +214,8 @@ func (l *loader) text(path, text string) {
 				l.item(path, Kind(key), id, data)
 			}
 		default:
-			hint := "known are [node], [metrics], [destination.ID], [module.ID] and [backup.ID]"
-			if near := nearest(key, []string{"node", "metrics", "destination", "module", "backup", "version"}); near != "" {
+			hint := "known are [node], [metrics], [gateway], [destination.ID], [module.ID] and [backup.ID]"
+			if near := nearest(key, []string{"node", "metrics", "gateway", "destination", "module", "backup", "version"}); near != "" {
 				hint = "did you mean " + near + "?"
 			}
 			l.problems = append(l.problems, Problem{Position: top.at(key), Kind: KindFile, Key: key, Message: "is not known here; " + hint})
@@ -230,7 +230,7 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 	name := itemName(kind, id)
 	t := &table{loader: l, file: file, kind: kind, id: id, name: name, data: data, known: map[string]bool{}}
 	here := Position{file, l.lines[name]}
-	if kind != KindNode && kind != KindMetrics && !ValidID(id) {
+	if kind != KindNode && kind != KindMetrics && kind != KindGateway && !ValidID(id) {
 		t.errorf("", "%q is no ID; want up to 64 letters, digits, _, . and -, the first one a letter or digit", id)
 		return
 	}
@@ -248,6 +248,8 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 		l.Node.Name = t.text("name")
 	case KindMetrics:
 		l.Metrics.TextfileDir = t.path("textfile-dir")
+	case KindGateway:
+		l.Gateway = t.gateway()
 	case KindDestination:
 		l.Destinations[id] = t.destination(here)
 	case KindModule:
@@ -290,6 +292,7 @@ func (t *table) destination(here Position) *Destination {
 	}
 	t.secretFile("password-file", d.PasswordFile)
 	t.secretFile("environment-file", d.EnvironmentFile)
+	t.gatewayKeys(d)
 	return d
 }
 
@@ -324,9 +327,16 @@ func (t *table) module(here Position) *Module {
 		MinFiles:     t.number("min-files", 1, 0),
 		OnPartial:    t.text("on-partial"),
 		ReadAll:      t.boolean("read-all", false),
+
+		MaxSize:       t.size("max-size"),
+		UploadLimit:   t.size("upload-limit"),
+		DownloadLimit: t.size("download-limit"),
 	}
-	if m.Type != "" && !ValidID(m.Type) {
+	switch {
+	case m.Type != "" && !ValidID(m.Type):
 		t.errorf("type", "%q cannot be a folder of the destination; want letters, digits, _, . and -", m.Type)
+	case slices.Contains(reserved, m.Type):
+		t.errorf("type", "%s is a part of every repository; want another name for the kind of application", m.Type)
 	}
 	if m.UUID != "" && !uuidPattern.MatchString(m.UUID) {
 		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", m.UUID)
@@ -526,6 +536,9 @@ func (t *table) retention() Retention {
 
 // defaults fills in what depends on the machine.
 func (l *loader) defaults() {
+	if l.Gateway.URL == "" {
+		l.Gateway.URL = DefaultGatewayURL
+	}
 	if l.Node.Name == "" {
 		name, err := os.Hostname()
 		if err != nil || name == "" {

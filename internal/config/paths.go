@@ -12,6 +12,8 @@ type Paths struct {
 	Config []string // layers, lowest first; or the one file or folder of --config
 	State  string   // records: status/, runs/, running/
 	Lock   string   // lock files
+	Tokens string   // run tokens for the gateway, on a tmpfs
+	Socket string   // the gateway's unix socket
 	Cache  string   // restic's caches, one folder a repository
 	Units  string   // where install-units writes
 }
@@ -22,6 +24,8 @@ func SystemPaths() Paths {
 		Config: []string{"/usr/lib/sdbackup", "/run/sdbackup", "/etc/sdbackup"},
 		State:  "/var/lib/sdbackup",
 		Lock:   "/run/lock/sdbackup",
+		Tokens: "/run/sdbackup/tokens",
+		Socket: "/run/sdbackup/gateway.sock",
 		Cache:  "/var/cache/sdbackup",
 		Units:  "/etc/systemd/system",
 	}
@@ -36,12 +40,15 @@ func UserPaths(getenv func(string) string) Paths {
 		}
 		return fallback
 	}
+	runtime := dir("XDG_RUNTIME_DIR", filepath.Join("/run/user", strconv.Itoa(os.Getuid())))
 	config := dir("XDG_CONFIG_HOME", filepath.Join(home, ".config"))
 	return Paths{
 		User:   true,
 		Config: []string{filepath.Join(config, "sdbackup")},
 		State:  filepath.Join(dir("XDG_STATE_HOME", filepath.Join(home, ".local/state")), "sdbackup"),
-		Lock:   filepath.Join(dir("XDG_RUNTIME_DIR", filepath.Join("/run/user", strconv.Itoa(os.Getuid()))), "sdbackup"),
+		Lock:   filepath.Join(runtime, "sdbackup"),
+		Tokens: filepath.Join(runtime, "sdbackup/tokens"),
+		Socket: filepath.Join(runtime, "sdbackup/gateway.sock"),
 		Cache:  filepath.Join(dir("XDG_CACHE_HOME", filepath.Join(home, ".cache")), "sdbackup"),
 		Units:  filepath.Join(config, "systemd/user"),
 	}

@@ -10,6 +10,7 @@ import (
 type Config struct {
 	Node         Node
 	Metrics      Metrics
+	Gateway      Gateway
 	Destinations map[string]*Destination
 	Modules      map[string]*Module
 	Backups      map[string]*Backup
@@ -40,6 +41,7 @@ const (
 	KindFile        Kind = "file"
 	KindNode        Kind = "node"
 	KindMetrics     Kind = "metrics"
+	KindGateway     Kind = "gateway"
 	KindDestination Kind = "destination"
 	KindModule      Kind = "module"
 	KindBackup      Kind = "backup"
@@ -74,6 +76,13 @@ type Destination struct {
 	PasswordFile       string // of mode 0600 or stricter
 	PasswordCredential string // or: name of a systemd credential
 	EnvironmentFile    string // NAME=value lines for restic's environment; "" for none
+
+	Gateway          bool          // modules reach it through the gateway; default: where the repository is of rclone's
+	UUID             string        // that backup-destination knows it by; "" for none
+	RcloneConfig     string        // rclone.conf with the remote that the repository names
+	RcloneCredential string        // or: name of a systemd credential with it
+	MaxSize          int64         // bytes that its repositories may take together; 0: no limit
+	KeepDeleted      time.Duration // how long what was deleted is kept; 0: not at all
 }
 
 // Module is a [module.ID] table: one application instance with data to save.
@@ -96,6 +105,11 @@ type Module struct {
 	OnPartial    string         // "fail" (default) or "warn"
 	ReadAll      bool           // CAP_DAC_READ_SEARCH
 	Resources    map[string]any // systemd properties for the module's service, as TOML gives them
+
+	// Kept by the gateway, of a destination that it serves.
+	MaxSize       int64 // bytes that a repository may take; 0: no limit
+	UploadLimit   int64 // bytes per second; 0: no limit
+	DownloadLimit int64
 }
 
 // Dump is a [[module.ID.dump]] table: a program whose output becomes a file in a snapshot.
