@@ -1,0 +1,117 @@
+package token
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	now    = time.Date(2026, 11, 20, 3, 0, 0, 0, time.UTC)
+	module = Principal{Name: "wiki1", Grants: []Grant{{"archive", "dokuwiki/3792c7db-9450-4bd3-84a3-034cd0087839", Add}}}
+)
+
+func TestToken(t *testing.T) {
+	s := Store{filepath.Join(t.TempDir(), "sdbackup/tokens")}
+	text, remove, err := s.New(module, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, ok := s.Lookup(text, now); !ok || !reflect.DeepEqual(p, module) {
+		t.Errorf("Lookup = %+v, %v; want %+v", p, ok, module)
+	}
+	for what, bad := range map[string]string{
+		"another": prefix + strings.Repeat("A", 43), "cut": text[:len(text)-1], "no prefix": strings.TrimPrefix(text, prefix), "empty": "",
+		"a path": prefix + "/../../../etc/passwd",
+	} {
+		if p, ok := s.Lookup(bad, now); ok {
+			t.Errorf("Lookup of %s token = %+v; want none", what, p)
+		}
+	}
+	if _, ok := s.Lookup(text, now.Add(time.Hour)); ok {
+		t.Error("an expired token is good")
+	}
+	if err := remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.Lookup(text, now); ok {
+		t.Error("a token that was removed is good")
+	}
+}
+
+// Whoever can read the folder learns no token, and nobody but its owner can.
+func TestNothingOfTheTokenIsKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sdbackup/tokens")
+	s := Store{dir}
+	text, _, err := s.New(module, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{filepath.Dir(dir): 0o755, dir: 0o700} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v; want mode %o", path, info.Mode(), err, mode)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("files = %v, %v; want one", entries, err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, entries[0].Name()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := strings.TrimPrefix(text, prefix)
+	if strings.Contains(string(data), secret) || strings.Contains(entries[0].Name(), secret) {
+		t.Error("the token is in its file")
+	}
+	if info, err := entries[0].Info(); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode = %v, %v; want 0600", info.Mode(), err)
+	}
+}
+
+func TestTokensDiffer(t *testing.T) {
+	s := Store{t.TempDir()}
+	seen := map[string]bool{}
+	for range 100 {
+		text, _, err := s.New(module, now)
+		if err != nil || seen[text] || len(text) != len(prefix)+43 {
+			t.Fatalf("New = %q, %v", text, err)
+		}
+		seen[text] = true
+	}
+}
+
+// What killed runs have left goes with the next token.
+func TestSweep(t *testing.T) {
+	s := Store{t.TempDir()}
+	old, _, err := s.New(module, time.Now().Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alive, _, err := s.New(module, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.path(old)); !os.IsNotExist(err) {
+		t.Errorf("the expired token's file is there: %v", err)
+	}
+	if _, ok := s.Lookup(alive, time.Now()); !ok {
+		t.Error("a token that is good was swept")
+	}
+}
+
+func TestBrokenFiles(t *testing.T) {
+	s := Store{t.TempDir()}
+	text := prefix + strings.Repeat("A", 43)
+	for _, data := range []string{"", "{", `{"principal":7}`, `[]`, `{"node":true}`, strings.Repeat(" ", maxFileBytes+1) + `{"node":true,"expires":"2999-01-01T00:00:00Z"}`} {
+		if err := os.WriteFile(s.path(text), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := s.Lookup(text, now); ok {
+			t.Errorf("Lookup of %.20q = %+v; want none", data, p)
+		}
+	}
+}
