@@ -1,0 +1,269 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"sdbackup/internal/config"
+	"sdbackup/restserver"
+)
+
+// destination is one [destination.ID] that is served: a folder, in process; or through rclone; or another gateway.
+type destination struct {
+	*config.Destination
+	key   string // what it was made from: another key is another destination
+	err   error  // why it cannot be served at all
+	log   *slog.Logger
+	usage usage
+
+	folder string    // of a local one, else ""
+	rclone *rclone   // or this
+	remote *upstream // or this
+
+	stores sync.Map       // repository: *restserver.Store, of a local one
+	users  sync.WaitGroup // requests under way
+
+	uploads keyed // through rclone
+
+	mu      sync.Mutex
+	lastErr error // of the last use: it is down
+}
+
+// secrets are the files of a destination as the gateway can read them.
+type secrets struct {
+	rcloneConfig string
+	environment  []string
+}
+
+// newDestination prepares a destination. One that cannot be served is returned, too, with its reason.
+func newDestination(d *config.Destination, s secrets, key, dir string, problems []config.Problem, log *slog.Logger) *destination {
+	out := &destination{Destination: d, key: key, log: log.With("destination", d.ID)}
+	out.err = out.open(s, dir, problems)
+	if out.err != nil {
+		out.log.Error("cannot serve destination " + d.ID + ": " + out.err.Error())
+	}
+	return out
+}
+
+func (d *destination) open(s secrets, dir string, problems []config.Problem) (err error) {
+	if len(problems) > 0 {
+		return errors.New(problems[0].String())
+	}
+	if folder, ok := d.Local(); ok {
+		d.folder = folder
+		return nil
+	}
+	if remote, ok := strings.CutPrefix(d.Repository, "rclone:"); ok {
+		d.rclone, err = newRclone(d.ID, remote, s.rcloneConfig, s.environment, dir, d.log)
+		return err
+	}
+	base, err := url.Parse(strings.TrimPrefix(d.Repository, "rest:"))
+	if err != nil {
+		return errors.New("its repository is no URL")
+	}
+	base.Path = strings.TrimRight(base.Path, "/") + "/"
+	d.remote = &upstream{base: base, uploads: new(keyed), transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableCompression: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 15 * time.Second,
+	}}
+	for _, line := range s.environment {
+		switch name, value, _ := strings.Cut(line, "="); name {
+		case "RESTIC_REST_USERNAME":
+			d.remote.user = value
+		case "RESTIC_REST_PASSWORD":
+			d.remote.password = value
+		}
+	}
+	return nil
+}
+
+// close waits for the requests under way and ends what was started for it.
+func (d *destination) close() {
+	d.users.Wait()
+	if d.rclone != nil {
+		d.rclone.close()
+	}
+}
+
+// check returns why the destination cannot be used now, as far as can be told without using it.
+func (d *destination) check() error {
+	if d.err != nil {
+		return d.err
+	}
+	if d.folder != "" {
+		if info, err := os.Stat(d.folder); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+			return fmt.Errorf("the destination's folder %s does not exist: is its disk mounted?", d.folder)
+		} else if err != nil {
+			return fmt.Errorf("open the destination's folder: %w", err)
+		}
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lastErr
+}
+
+// note remembers whether the destination answered.
+func (d *destination) note(err error) {
+	var away *unavailableError
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if errors.As(err, &away) {
+		d.lastErr = err
+	} else {
+		d.lastErr = nil
+	}
+}
+
+// upstream returns the server to speak to, of a destination that is not local; the caller calls release when it is done.
+func (d *destination) upstream() (u *upstream, release func(), err error) {
+	if d.remote != nil {
+		return d.remote, func() {}, nil
+	}
+	p, release, err := d.rclone.rest.use(time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	return &upstream{transport: p.transport, base: p.base, uploads: &d.uploads}, release, nil
+}
+
+// store returns the repository's store, of a local destination.
+func (d *destination) store(s *Server, repository string) *restserver.Store {
+	if found, ok := d.stores.Load(repository); ok {
+		return found.(*restserver.Store)
+	}
+	made, _ := d.stores.LoadOrStore(repository, &restserver.Store{
+		Dir: d.folder, Sub: repository, Identical: true, StallTimeout: s.StallTimeout, Log: d.log, Quota: quota{s, d, repository},
+	})
+	return made.(*restserver.Store)
+}
+
+// initialised tells whether a repository has a config.
+func (d *destination) initialised(r *http.Request, repository string) (bool, error) {
+	if d.folder != "" {
+		_, err := os.Lstat(filepath.Join(d.folder, filepath.FromSlash(repository), "config"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return true, err
+	}
+	u, release, err := d.upstream()
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	_, exists, err := u.stat(r, repository, restserver.Object{Type: "config"})
+	return exists, err
+}
+
+// makeFolder makes the folder of a local repository. The destination's own is never made: where it is missing, its disk is not mounted.
+func (d *destination) makeFolder(repository string) error {
+	root, err := os.OpenRoot(d.folder)
+	if err != nil {
+		return fmt.Errorf("open the destination's folder: %w", err)
+	}
+	defer root.Close()
+	if above := path.Dir(repository); above != "." {
+		if err := root.MkdirAll(above, 0o755); err != nil {
+			return fmt.Errorf("make the repository's folder: %w", err)
+		}
+	}
+	if err := root.Mkdir(repository, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the repository's folder: %w", err)
+	}
+	return nil
+}
+
+// holdingArea is the folder of a destination where deleted objects are kept, one folder a day.
+const holdingArea = ".deleted"
+
+// held is where an object goes that is deleted now.
+func held(now time.Time, repository string, o restserver.Object) string {
+	return path.Join(holdingArea, now.UTC().Format(time.DateOnly), objectPath(repository, o))
+}
+
+// objectPath is where an object lies below its destination, in the layout of restic's local backend.
+func objectPath(repository string, o restserver.Object) string {
+	switch {
+	case o.Type == "config":
+		return path.Join(repository, "config")
+	case o.Type == "data":
+		return path.Join(repository, "data", o.Name[:2], o.Name)
+	}
+	return path.Join(repository, o.Type, o.Name)
+}
+
+// hold moves an object into the holding area instead of deleting it.
+func (d *destination) hold(ctx context.Context, now time.Time, repository string, o restserver.Object) error {
+	from, to := objectPath(repository, o), held(now, repository, o)
+	if d.rclone != nil {
+		return d.rclone.move(ctx, from, to)
+	}
+	root, err := os.OpenRoot(d.folder)
+	if err != nil {
+		return fmt.Errorf("open the destination's folder: %w", err)
+	}
+	defer root.Close()
+	if err := root.MkdirAll(path.Dir(to), 0o700); err != nil {
+		return fmt.Errorf("keep what is deleted: %w", err)
+	}
+	if err := root.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keep what is deleted: %w", err)
+	}
+	return nil
+}
+
+// purge removes the days of the holding area that are older than what is to be kept.
+func (d *destination) purge(ctx context.Context, now time.Time) error {
+	if d.err != nil || d.KeepDeleted == 0 {
+		return nil
+	}
+	days, err := d.heldDays(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range days {
+		day, err := time.Parse(time.DateOnly, name)
+		// The whole of the day must be old enough.
+		if err != nil || now.Before(day.Add(24*time.Hour+d.KeepDeleted)) {
+			continue
+		}
+		folder := path.Join(holdingArea, name)
+		if d.rclone != nil {
+			err = d.rclone.purge(ctx, folder)
+		} else {
+			err = os.RemoveAll(filepath.Join(d.folder, folder))
+		}
+		if err == nil {
+			d.log.Info("removed for good what was deleted on " + name)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (d *destination) heldDays(ctx context.Context) ([]string, error) {
+	if d.rclone != nil {
+		return d.rclone.folders(ctx, holdingArea)
+	}
+	entries, err := os.ReadDir(filepath.Join(d.folder, holdingArea))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
