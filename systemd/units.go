@@ -14,7 +14,7 @@ import (
 // Header is the first line of every unit file.
 const Header = "# Written by sdbackup. Changes go into drop-ins: systemctl edit UNIT.\n"
 
-//go:embed *.service *.path *.slice user
+//go:embed *.service *.socket *.path *.slice user
 var files embed.FS
 
 // packaged finds the programs in the files as they are shipped.

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var names = []string{"backup-timers-reconcile.service", "backup-timers-settled.service", "backup-timers.path", "backup-timers.service", "backup.slice", "backup@.service"}
+var names = []string{"backup-gateway.service", "backup-gateway.socket", "backup-timers-reconcile.service", "backup-timers-settled.service", "backup-timers.path", "backup-timers.service", "backup.slice", "backup@.service"}
 
 func TestFiles(t *testing.T) {
 	for _, user := range []bool{false, true} {
@@ -27,7 +27,7 @@ func TestFiles(t *testing.T) {
 				if isCommand && !strings.HasPrefix(command, `"/opt/sd backup/100%%/`) {
 					t.Errorf("%s: %s has another folder", name, line)
 				}
-				if isCommand && strings.Contains(command, "-backup\" --user ") != user {
+				if isCommand && slices.Contains(strings.Fields(command), "--user") != user {
 					t.Errorf("%s: %s is for the wrong manager", name, line)
 				}
 				// Both take privileges that a user's manager has not, or name units that only the system's has.

@@ -6,19 +6,17 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/config"
-	"sdbackup/internal/lock"
 	"sdbackup/internal/module"
+	"sdbackup/internal/run"
 	"sdbackup/internal/status"
 )
 
@@ -28,9 +26,6 @@ type command struct {
 	Backup string `arg:"" predictor:"backup" help:"Backup that it is saved for: its destination and retention."`
 	Plan   bool   `hidden:"" help:"Read the plan from the socket on standard input."`
 }
-
-// stopTimeout is what the attempt has from SIGTERM to SIGKILL.
-const stopTimeout = 2 * time.Minute
 
 func main() {
 	os.Exit(cli.Main("module-backup", "Saves one module: dump, restic, cleanup and retention, under the module's lock.",
@@ -71,42 +66,16 @@ func (c *command) byHand(ctx context.Context, env *cli.Env) error {
 	}
 	d := cfg.Destinations[b.Destination]
 	rec, _ := (status.Store{Dir: paths.State}).Module(b.ID, m.ID) // what is not known costs at most a call of restic
-	secrets, err := module.FindSecrets(d, env.Getenv)
-	if err != nil {
-		return err
-	}
-	plan := module.NewPlan(cfg, paths, b, m, "manual", rec)
-	u, err := module.LookupUser(m.User, m.Group)
-	if err != nil {
-		return err
-	}
-	if err := lock.EnsureDir(paths.Lock); err != nil {
-		return err
-	}
-	if err := lock.Prepare(plan.LockFile, int(u.UID), int(u.GID)); err != nil {
-		return err
-	}
-	if err := module.PrepareCache(plan.CacheDir, u); err != nil {
-		return err
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	bars := cli.NewProgress(env)
-	end, err := module.RunChild(ctx, module.Child{
-		Exe: filepath.Clean(exe), Plan: plan, User: m.User, Group: m.Group, Secrets: secrets, StopTimeout: stopTimeout, Stderr: env.Stderr, Log: env.Log,
-		Progress: func(p module.Progress) { bars.Update(m.ID, p.Percent, p.BytesDone, p.BytesTotal) },
-	})
+	attempt := run.ByHand(ctx, run.Children{Exe: filepath.Clean(exe), Paths: paths}, run.Job{
+		Plan: module.NewPlan(cfg, paths, b, m, "manual", rec), Module: m, Destination: d, Backup: b, Gateway: cfg.Gateway,
+	}, env.Log, func(p module.Progress) { bars.Update(m.ID, p.Percent, p.BytesDone, p.BytesTotal) })
 	bars.Done()
-	if err != nil {
-		return err
-	}
-	var result status.Result
-	if end.Death != "" || json.Unmarshal(end.Output, &result) != nil {
-		return fmt.Errorf("the attempt %s", cmp.Or(end.Death, "printed no result"))
-	}
-	return finish(env, result, true)
+	return finish(env, attempt.Result, true)
 }
 
 // finish prints the result and returns the exit code that says the same; to a person also in words.

@@ -73,7 +73,7 @@ func RunChild(ctx context.Context, c Child) (Ended, error) {
 	for _, secret := range []struct {
 		source string
 		path   *string
-	}{{c.Secrets.Password.Path, &c.Plan.PasswordFile}, {c.Secrets.Environment.Path, &c.Plan.EnvironmentFile}} {
+	}{{c.Secrets.Password.Path, &c.Plan.PasswordFile}, {c.Secrets.Environment.Path, &c.Plan.EnvironmentFile}, {c.Secrets.Repository.Path, &c.Plan.RepositoryFile}} {
 		if secret.source == "" {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +49,7 @@ func Run(ctx context.Context, plan Plan, progress func(Progress), log *slog.Logg
 	if plan.Saved != nil { // by an earlier attempt of this run
 		result = *plan.Saved
 		result.Outcome, result.Error, result.Hint, result.Retry, result.Retention, result.StaleLocksRemoved = status.Failed, "", "", false, nil, 0
+		result.RetentionDue = false
 	}
 	defer func() { result.End = time.Now() }()
 	if progress == nil {
@@ -276,6 +278,14 @@ func (a *attempt) open(held *lock.Lock) (func(), error) {
 		return nil, err
 	}
 	a.repository.Secrets = append(a.repository.Secrets, strings.TrimSpace(string(data)))
+	if a.RepositoryFile != "" {
+		closeRepository, err := a.openRepository()
+		if err != nil {
+			password.Close()
+			return nil, err
+		}
+		return func() { closeRepository(); password.Close() }, nil
+	}
 	if a.EnvironmentFile != "" {
 		data, err := readSecret(credentialPath(a.EnvironmentFile))
 		if err == nil {
@@ -292,6 +302,27 @@ func (a *attempt) open(held *lock.Lock) (func(), error) {
 		}
 	}
 	return func() { password.Close() }, nil
+}
+
+// openRepository hands restic the file that says where the repository is, and with which token.
+func (a *attempt) openRepository() (closeFile func(), err error) {
+	path := credentialPath(a.RepositoryFile)
+	data, err := readSecret(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the repository's address: %w", err)
+	}
+	a.repository.Inherit = append(a.repository.Inherit, f)
+	a.repository.LocationFile = fmt.Sprintf("/proc/self/fd/%d", 2+len(a.repository.Inherit))
+	if u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(string(data)), "rest:")); err == nil && u.User != nil {
+		if password, ok := u.User.Password(); ok {
+			a.repository.Secrets = append(a.repository.Secrets, password)
+		}
+	}
+	return func() { f.Close() }, nil
 }
 
 func credentialPath(path string) string {
@@ -365,7 +396,7 @@ func NewPlan(cfg *config.Config, paths config.Paths, b *config.Backup, m *config
 	d := cfg.Destinations[b.Destination]
 	p := Plan{
 		Run: run, Backup: b.ID, Module: m.ID, Node: cfg.Node.Name,
-		Repository:   d.RepositoryOf(m),
+		Repository:   RepositoryOf(cfg, d, m),
 		PasswordFile: PasswordCredential,
 		CacheDir:     filepath.Join(paths.Cache, CacheName(d, m)),
 		LockFile:     lock.ModulePath(paths.Lock, m.ID),
@@ -375,7 +406,9 @@ func NewPlan(cfg *config.Config, paths config.Paths, b *config.Backup, m *config
 		Retention: b.Retention, PruneInterval: b.PruneInterval, Timeout: b.Timeout, NoProgressTimeout: b.NoProgressTimeout,
 		MayInit: true,
 	}
-	if d.EnvironmentFile != "" {
+	if d.Gateway {
+		p.AddOnly = true
+	} else if d.EnvironmentFile != "" {
 		p.EnvironmentFile = EnvironmentCredential
 	}
 	if rec != nil && rec.Repository == p.Repository { // of another repository they tell nothing
@@ -383,6 +416,14 @@ func NewPlan(cfg *config.Config, paths config.Paths, b *config.Backup, m *config
 		p.MayInit = rec.LastSuccess.IsZero() && len(rec.Snapshots) == 0
 	}
 	return p
+}
+
+// RepositoryOf returns the module's repository at the destination as restic reaches it, without a secret.
+func RepositoryOf(cfg *config.Config, d *config.Destination, m *config.Module) string {
+	if d.Gateway {
+		return cfg.Gateway.RepositoryAt(d, m, "")
+	}
+	return d.RepositoryOf(m)
 }
 
 // CacheName is the folder of a repository's cache, below that of all caches.

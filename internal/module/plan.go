@@ -19,6 +19,7 @@ type Plan struct {
 	// Files as the process that runs the plan can open them. Relative: in $CREDENTIALS_DIRECTORY.
 	PasswordFile    string `json:"password_file"`
 	EnvironmentFile string `json:"environment_file,omitempty"`
+	RepositoryFile  string `json:"repository_file,omitempty"` // where the repository is, with a run token; "": Repository says it
 	CacheDir        string `json:"cache_dir"`
 	LockFile        string `json:"lock_file"`
 
@@ -33,6 +34,7 @@ type Plan struct {
 	OnPartial    string        `json:"on_partial,omitempty"`
 
 	Retention         config.Retention `json:"retention"`
+	AddOnly           bool             `json:"add_only,omitempty"` // removing takes another attempt, with the node's rights
 	PruneInterval     time.Duration    `json:"prune_interval"`
 	Timeout           time.Duration    `json:"timeout"`
 	NoProgressTimeout time.Duration    `json:"no_progress_timeout"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,10 @@ func (a *attempt) retain(ctx context.Context) error {
 	unknown := a.LastPrune.IsZero() && !a.initialised
 	if a.LastPrune.IsZero() {
 		a.result.LastPrune = now // there is nothing to prune in a new repository
+	}
+	if a.AddOnly && (due || a.forgets(unknown)) {
+		a.result.RetentionDue = true
+		return nil
 	}
 	r := &status.Retention{Outcome: status.Success}
 	a.result.Retention = r
@@ -52,21 +57,8 @@ func (a *attempt) forget(ctx context.Context, r *status.Retention, always bool) 
 	if a.Retention.IsZero() {
 		return nil
 	}
-	var groups []string
-	if len(a.Include) > 0 {
-		groups = append(groups, "")
-	}
-	for _, d := range a.Dumps {
-		groups = append(groups, d.Filename)
-	}
-	for _, dump := range groups {
-		var times []time.Time
-		for _, s := range a.result.Snapshots {
-			if s.Dump == dump {
-				times = append(times, s.Time)
-			}
-		}
-		if !always && restic.KeepsAll(a.Retention, times) {
+	for _, dump := range a.groups() {
+		if !always && a.keepsAll(dump) {
 			continue
 		}
 		a.progress(Progress{Phase: "retention", Percent: 100})
@@ -76,6 +68,37 @@ func (a *attempt) forget(ctx context.Context, r *status.Retention, always bool) 
 		}
 	}
 	return nil
+}
+
+// groups are the snapshots that the policy is applied to by themselves: "" for the files, and each dump.
+func (a *attempt) groups() []string {
+	var groups []string
+	if len(a.Include) > 0 {
+		groups = append(groups, "")
+	}
+	for _, d := range a.Dumps {
+		groups = append(groups, d.Filename)
+	}
+	return groups
+}
+
+// keepsAll tells whether the records show that the policy removes nothing of a group.
+func (a *attempt) keepsAll(dump string) bool {
+	var times []time.Time
+	for _, s := range a.result.Snapshots {
+		if s.Dump == dump {
+			times = append(times, s.Time)
+		}
+	}
+	return restic.KeepsAll(a.Retention, times)
+}
+
+// forgets tells whether forget would be called for any group.
+func (a *attempt) forgets(always bool) bool {
+	if a.Retention.IsZero() {
+		return false
+	}
+	return always || slices.ContainsFunc(a.groups(), func(dump string) bool { return !a.keepsAll(dump) })
 }
 
 func (a *attempt) forgetGroup(ctx context.Context, dump string, r *status.Retention) error {

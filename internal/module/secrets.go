@@ -15,12 +15,14 @@ import (
 const (
 	PasswordCredential    = "restic-password"
 	EnvironmentCredential = "restic-environment"
+	RepositoryCredential  = "restic-repository"
 )
 
 // Secrets are where the secrets of a destination are, as root can read them.
 type Secrets struct {
 	Password    Secret
 	Environment Secret // with an empty path: none
+	Repository  Secret // where the repository is, with a run token of the gateway; with an empty path: the plan says it
 }
 
 // Secret is a file with a secret.
@@ -29,16 +31,20 @@ type Secret struct {
 	Encrypted bool // by systemd-creds(1): only the service manager can read it
 }
 
-// FindSecrets finds the secrets of a destination: files, or credentials of this process or of the system.
+// FindSecrets finds the secrets of a destination: files, or credentials of this process or of the system. Those of the storage behind the
+// gateway are for the gateway alone.
 func FindSecrets(d *config.Destination, getenv func(string) string) (Secrets, error) {
-	s := Secrets{Password: Secret{Path: d.PasswordFile}, Environment: Secret{Path: d.EnvironmentFile}}
+	s := Secrets{Password: Secret{Path: d.PasswordFile}}
+	if !d.Gateway {
+		s.Environment.Path = d.EnvironmentFile
+	}
 	if d.PasswordCredential != "" {
 		var err error
-		if s.Password, err = findCredential(d.PasswordCredential, getenv("CREDENTIALS_DIRECTORY")); err != nil {
+		if s.Password, err = FindCredential(d.PasswordCredential, getenv); err != nil {
 			return s, fmt.Errorf("destination %s: %w", d.ID, err)
 		}
 	}
-	for _, path := range []string{d.PasswordFile, d.EnvironmentFile} {
+	for _, path := range []string{d.PasswordFile, s.Environment.Path} {
 		if path == "" {
 			continue
 		}
@@ -49,9 +55,9 @@ func FindSecrets(d *config.Destination, getenv func(string) string) (Secrets, er
 	return s, nil
 }
 
-// findCredential looks where systemd does, systemd.exec(5), LoadCredential=; and first among those of this service.
-func findCredential(name, own string) (Secret, error) {
-	if own != "" {
+// FindCredential looks where systemd does, systemd.exec(5), LoadCredential=; and first among those of this service.
+func FindCredential(name string, getenv func(string) string) (Secret, error) {
+	if own := getenv("CREDENTIALS_DIRECTORY"); own != "" {
 		if path := filepath.Join(own, name); exists(path) {
 			return Secret{Path: path}, nil
 		}
@@ -70,6 +76,15 @@ func findCredential(name, own string) (Secret, error) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil || !errors.Is(err, fs.ErrNotExist)
+}
+
+// ReadEnvironment reads an environment file with secrets.
+func ReadEnvironment(path string) ([]string, error) {
+	data, err := readSecret(path)
+	if err != nil {
+		return nil, err
+	}
+	return environment(string(data))
 }
 
 // environment reads the lines NAME=value of an environment file, systemd.exec(5), EnvironmentFile=, without its continuations.

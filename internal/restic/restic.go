@@ -28,6 +28,7 @@ import (
 // Repository is one restic repository, and how to reach it.
 type Repository struct {
 	Location     string   // restic's --repo
+	LocationFile string   // or, where it holds a secret: restic's --repository-file, as restic's process can open it
 	PasswordFile string   // as restic's process can open it
 	Environment  []string // NAME=value, what the kind of repository needs
 	CacheDir     string
@@ -263,8 +264,11 @@ func (r Repository) run(ctx context.Context, c call) error {
 	}
 	cmd := exec.CommandContext(ctx, "restic", append([]string{"--cache-dir", r.CacheDir}, c.args...)...)
 	cmd.Dir = c.dir
-	cmd.Env = append(baseEnvironment(), "RESTIC_REPOSITORY="+r.Location, "RESTIC_PASSWORD_FILE="+r.PasswordFile,
-		"RESTIC_PROGRESS_FPS=1", "LC_ALL=C")
+	location := "RESTIC_REPOSITORY=" + r.Location
+	if r.LocationFile != "" {
+		location = "RESTIC_REPOSITORY_FILE=" + r.LocationFile
+	}
+	cmd.Env = append(baseEnvironment(), location, "RESTIC_PASSWORD_FILE="+r.PasswordFile, "RESTIC_PROGRESS_FPS=1", "LC_ALL=C")
 	cmd.Env = append(cmd.Env, r.Environment...)
 	cmd.ExtraFiles = r.Inherit
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

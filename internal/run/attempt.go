@@ -39,6 +39,7 @@ type Job struct {
 	Module      *config.Module
 	Destination *config.Destination
 	Backup      *config.Backup
+	Gateway     config.Gateway
 }
 
 // Attempt is what an attempt came to, and what the manager accounted for it; nil where it does not.
@@ -58,12 +59,35 @@ func (a Attempt) cpuSeconds() float64 {
 	return a.CPU.Seconds()
 }
 
+// retention is the job that does what an attempt with the module's rights had to leave: as root, with a token that may remove.
+func (j Job) retention() Job {
+	m := *j.Module
+	m.User, m.Group, m.ReadAll, m.RequireMount = "", "", false, nil
+	j.Module = &m
+	j.Plan.AddOnly, j.Plan.RequireMount = false, nil
+	j.Plan.CacheDir += nodeCache
+	return j
+}
+
+// nodeCache marks the cache of retention: root's files are of no use to the module.
+const nodeCache = ".node"
+
 // failed is an attempt that came to nothing.
 func (j Job) failed(start time.Time, err error) Attempt {
 	return Attempt{Result: status.Result{
 		Module: j.Plan.Module, Backup: j.Plan.Backup, Run: j.Plan.Run, Outcome: status.Failed,
 		Error: err.Error(), Start: start, End: time.Now(), Repository: j.Plan.Repository,
 	}}
+}
+
+// ByHand makes the attempt, and what is left of it to be done with the node's rights.
+func ByHand(ctx context.Context, starter Starter, job Job, log *slog.Logger, progress func(module.Progress)) Attempt {
+	attempt := starter.Attempt(ctx, job, log, progress)
+	if !attempt.Result.RetentionDue || ctx.Err() != nil {
+		return attempt
+	}
+	job.Plan.Saved = &attempt.Result
+	return starter.Attempt(ctx, job.retention(), log, progress)
 }
 
 // NoManager fails every attempt because the service manager cannot be reached: modules are never quietly run without their
@@ -96,10 +120,11 @@ func (s Children) Attempt(ctx context.Context, job Job, log *slog.Logger, progre
 	if err := module.PrepareCache(job.Plan.CacheDir, u); err != nil {
 		return job.failed(start, err)
 	}
-	secrets, err := module.FindSecrets(job.Destination, os.Getenv)
+	secrets, forget, err := job.secrets(s.Paths)
 	if err != nil {
 		return job.failed(start, err)
 	}
+	defer forget()
 	end, err := module.RunChild(ctx, module.Child{
 		Exe: s.Exe, Plan: job.Plan, User: job.Module.User, Group: job.Module.Group, Secrets: secrets,
 		StopTimeout: stopTimeout, Progress: progress, Log: log,
@@ -128,10 +153,11 @@ func (s Units) Attempt(ctx context.Context, job Job, log *slog.Logger, progress 
 		return job.failed(start, err)
 	}
 	job.Plan.RequireMount = nil
-	secrets, err := module.FindSecrets(job.Destination, os.Getenv)
+	secrets, forget, err := job.secrets(s.Paths)
 	if err != nil {
 		return job.failed(start, err)
 	}
+	defer forget()
 	ours, theirs, err := module.Socketpair()
 	if err != nil {
 		return job.failed(start, err)
@@ -181,7 +207,7 @@ func (s Units) service(job Job, secrets module.Secrets) (units.Service, module.P
 		User:        m.User, Group: m.Group,
 		BindsTo:        s.BindsTo,
 		LogFields:      []string{"BACKUP_ID=" + plan.Backup, "MODULE_ID=" + plan.Module, "RUN_ID=" + plan.Run},
-		CacheDirectory: filepath.Join("sdbackup", module.CacheName(job.Destination, m)),
+		CacheDirectory: filepath.Join("sdbackup", strings.TrimPrefix(plan.CacheDir, s.Paths.Cache)),
 		Credentials:    []units.Credential{{ID: module.PasswordCredential, Path: secrets.Password.Path, Encrypted: secrets.Password.Encrypted}},
 		ReadAll:        m.ReadAll,
 		Properties:     m.Resources,
@@ -190,10 +216,14 @@ func (s Units) service(job Job, secrets module.Secrets) (units.Service, module.P
 	if secrets.Environment.Path != "" {
 		service.Credentials = append(service.Credentials, units.Credential{ID: module.EnvironmentCredential, Path: secrets.Environment.Path})
 	}
+	if secrets.Repository.Path != "" {
+		service.Credentials = append(service.Credentials, units.Credential{ID: module.RepositoryCredential, Path: secrets.Repository.Path})
+		plan.RepositoryFile = module.RepositoryCredential
+	}
 	if m.Directory != "" { // dumps go there
 		service.ReadWritePaths = append(service.ReadWritePaths, m.Directory)
 	}
-	if _, local := job.Destination.Local(); local {
+	if _, local := job.Destination.Local(); local && !job.Destination.Gateway {
 		repository := config.Destination{Repository: plan.Repository}
 		folder, _ := repository.Local()
 		service.ReadWritePaths = append(service.ReadWritePaths, folder)
@@ -245,7 +275,7 @@ func prepare(job Job, paths config.Paths) error {
 	if err := lock.Prepare(job.Plan.LockFile, uid, gid); err != nil {
 		return fmt.Errorf("prepare the lock of module %s: %w", job.Plan.Module, err)
 	}
-	if prefix, local := job.Destination.Local(); local && job.Plan.MayInit {
+	if prefix, local := job.Destination.Local(); local && job.Plan.MayInit && !job.Destination.Gateway {
 		return makeRepository(prefix, job.Module, uid, gid)
 	}
 	return nil

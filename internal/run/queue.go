@@ -22,6 +22,7 @@ type task struct {
 	module   *config.Module
 	record   status.Module // as it will be saved
 	saved    *status.Result
+	removing bool // what is left takes the node's rights: retention behind the gateway
 	attempts int
 	lockWait time.Duration
 	backoff  time.Duration
@@ -132,20 +133,28 @@ func (q *queue) begin(ctx context.Context) {
 	t := q.ready[0]
 	q.ready = q.ready[1:]
 	id := t.module.ID
-	t.attempts++
 	q.running[id] = 0
 	log := q.log.With("module", id)
-	log.Info(fmt.Sprintf("module %s: attempt %d begins", id, t.attempts), journal.Message(journal.ModuleStarted))
+	if t.removing {
+		log.Info(fmt.Sprintf("module %s: retention begins", id))
+	} else {
+		t.attempts++
+		log.Info(fmt.Sprintf("module %s: attempt %d begins", id, t.attempts), journal.Message(journal.ModuleStarted))
+	}
 	plan := module.NewPlan(q.Config, q.Paths, q.backup, t.module, q.run, &t.record)
 	plan.Saved = t.saved
 	if q.Init {
 		plan.MayInit = true
 	}
-	job := Job{Plan: plan, Module: t.module, Destination: q.Config.Destinations[q.backup.Destination], Backup: q.backup}
+	job := Job{Plan: plan, Module: t.module, Destination: q.Config.Destinations[q.backup.Destination], Backup: q.backup, Gateway: q.Config.Gateway}
+	if t.removing {
+		job = job.retention()
+	}
 	go func() {
 		attempt := q.Start.Attempt(ctx, job, log, func(p module.Progress) {
 			q.progress <- progress{id, p}
 		})
+		q.describe(ctx, job, &attempt.Result, log)
 		q.done <- ended{t, attempt}
 	}()
 }
@@ -155,6 +164,12 @@ func (q *queue) judge(ctx context.Context, e ended) {
 	t, result := e.task, &e.attempt.Result
 	delete(q.running, t.module.ID)
 	q.showProgress(t.module.ID, module.Progress{}, true)
+	if result.RetentionDue {
+		q.keep(t, e.attempt)
+		t.removing = true
+		q.ready = append([]*task{t}, q.ready...)
+		return
+	}
 	busy := result.Outcome == status.Conflict
 	if (!busy && !result.Retry) || ctx.Err() != nil {
 		q.finish(t, e.attempt)
@@ -169,12 +184,7 @@ func (q *queue) judge(ctx context.Context, e ended) {
 		q.finish(t, e.attempt)
 		return
 	}
-	if result.Snapshot != "" {
-		t.saved = result // the snapshots are there: the next attempt has only the retention left
-	}
-	t.record.StaleLocksTotal += result.StaleLocksRemoved
-	t.record.CPUSecondsTotal += e.attempt.cpuSeconds()
-	t.record.Unclean = t.record.Unclean || e.attempt.Unclean
+	q.keep(t, e.attempt)
 	q.waiting++
 	if busy {
 		q.log.Info(fmt.Sprintf("module %s waits: %s", t.module.ID, result.Error),
@@ -186,6 +196,16 @@ func (q *queue) judge(ctx context.Context, e ended) {
 	q.log.Warn(fmt.Sprintf("module %s: %s; another attempt in %s", t.module.ID, result.Error, min(left, t.backoff)),
 		"module", t.module.ID)
 	go q.wait(ctx, t, min(left, t.backoff))
+}
+
+// keep remembers of an attempt what counts although another one follows.
+func (q *queue) keep(t *task, a Attempt) {
+	if a.Result.Snapshot != "" || a.Result.RetentionDue {
+		t.saved = &a.Result // the snapshots are there: the next attempt has only the retention left
+	}
+	t.record.StaleLocksTotal += a.Result.StaleLocksRemoved
+	t.record.CPUSecondsTotal += a.cpuSeconds()
+	t.record.Unclean = t.record.Unclean || a.Unclean
 }
 
 // waitForLock wakes the task when its module's lock is freed, and after the interval at the latest.
@@ -213,7 +233,12 @@ func (q *queue) wait(ctx context.Context, t *task, d time.Duration) {
 // abandon fails what has not begun when the run is stopped.
 func (q *queue) abandon(cause error) {
 	for _, t := range q.ready {
-		q.finish(t, Attempt{Result: q.failure(t.module.ID, fmt.Sprintf("not saved: the run was stopped: %v", cause))})
+		result := q.failure(t.module.ID, fmt.Sprintf("not saved: the run was stopped: %v", cause))
+		if t.saved != nil {
+			result = *t.saved
+			result.Outcome, result.Error, result.RetentionDue = status.Failed, fmt.Sprintf("the snapshot is saved, but the run was stopped before retention: %v", cause), false
+		}
+		q.finish(t, Attempt{Result: result})
 	}
 	q.ready = nil
 }

@@ -38,7 +38,8 @@ type Result struct {
 	Unreadable      []string `json:"unreadable,omitempty"` // the first 100 of them
 	UnreadableCount int      `json:"unreadable_count,omitempty"`
 
-	Retention         *Retention `json:"retention,omitempty"` // nil: the attempt did not get that far, or no policy
+	RetentionDue      bool       `json:"retention_due,omitempty"` // it takes another attempt, with the node's rights
+	Retention         *Retention `json:"retention,omitempty"`     // nil: the attempt did not get that far, or no policy
 	StaleLocksRemoved int        `json:"stale_locks_removed,omitempty"`
 
 	// Snapshots of this module and backup that the repository holds after the attempt, oldest first, as far as is known.

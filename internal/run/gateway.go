@@ -1,0 +1,163 @@
+package run
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"sdbackup/internal/atomicfile"
+	"sdbackup/internal/config"
+	"sdbackup/internal/module"
+	"sdbackup/internal/status"
+	"sdbackup/internal/token"
+)
+
+// tokenTime is how long a run token is good when the attempt has no timeout.
+const tokenTime = 7 * 24 * time.Hour
+
+// secrets finds what the attempt needs. For a destination behind the gateway that is a token, good for this repository and until forget
+// is called.
+func (j Job) secrets(paths config.Paths) (s module.Secrets, forget func(), err error) {
+	s, err = module.FindSecrets(j.Destination, os.Getenv)
+	if err != nil || !j.Destination.Gateway || strings.HasPrefix(j.Gateway.URL, "unix:") {
+		return s, func() {}, err
+	}
+	mode := token.All
+	if j.Plan.AddOnly {
+		mode = token.Add
+	}
+	login, forget, err := newToken(paths, token.Principal{
+		Name: j.Plan.Module, Grants: []token.Grant{{Destination: j.Destination.ID, Repository: j.Module.Type + "/" + j.Module.UUID, Mode: mode}},
+	}, j.Plan.Timeout)
+	if err != nil {
+		return s, nil, err
+	}
+	// Beside the tokens, for root alone: the manager reads it when it starts the unit.
+	dir := filepath.Join(filepath.Dir(paths.Tokens), "attempts")
+	path := filepath.Join(dir, j.Plan.Backup+"-"+j.Plan.Module+".repository")
+	err = os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = atomicfile.Write(path, []byte(j.Gateway.RepositoryAt(j.Destination, j.Module, login)), 0o600)
+	}
+	if err != nil {
+		forget()
+		return s, nil, fmt.Errorf("hand over the run token: %w", err)
+	}
+	s.Repository.Path = path
+	return s, func() {
+		forget()
+		_ = os.Remove(path) // the token in it is worth nothing now
+	}, nil
+}
+
+// newToken makes a run token and returns USER:TOKEN.
+func newToken(paths config.Paths, p token.Principal, timeout time.Duration) (login string, forget func(), err error) {
+	if timeout == 0 {
+		timeout = tokenTime
+	}
+	text, remove, err := token.Store{Dir: paths.Tokens}.New(p, time.Now().Add(timeout+stopTimeout))
+	if err != nil {
+		return "", nil, err
+	}
+	return p.Name + ":" + text, func() { _ = remove() }, nil // one that is left expires
+}
+
+// Metadata is what is written beside a module's repository, as TYPE/UUID.json: it tells who looks at the destination without this
+// configuration what the repository is.
+type Metadata struct {
+	Module  string    `json:"module"`
+	UIName  string    `json:"ui_name"`
+	Type    string    `json:"type"`
+	UUID    string    `json:"uuid"`
+	Node    string    `json:"node"`
+	Backup  string    `json:"backup"`
+	Time    time.Time `json:"time"`
+	Success bool      `json:"success"`
+}
+
+// metadataTimeout bounds the writing of one.
+const metadataTimeout = time.Minute
+
+// describe writes the metadata of a module that was saved, or could not be, beside its repository. That this fails changes no verdict.
+func (r *Runner) describe(ctx context.Context, job Job, result *status.Result, log *slog.Logger) {
+	if !job.Destination.Gateway || result.Outcome == status.Conflict || result.Retry || result.RetentionDue {
+		return
+	}
+	if err := r.putMetadata(context.WithoutCancel(ctx), job, result); err != nil {
+		log.Warn(fmt.Sprintf("module %s: write what its repository is beside it: %v", job.Plan.Module, err))
+	}
+}
+
+func (r *Runner) putMetadata(ctx context.Context, job Job, result *status.Result) error {
+	d, m := job.Destination, job.Module
+	data, err := json.MarshalIndent(Metadata{
+		Module: m.ID, UIName: m.UIName, Type: m.Type, UUID: m.UUID, Node: r.Config.Node.Name, Backup: result.Backup, Time: result.End,
+		Success: result.Outcome == status.Success || result.Outcome == status.Partial,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	login, forget, err := newToken(r.Paths, token.Principal{Name: r.Config.Node.Name, Node: true}, metadataTimeout)
+	if err != nil {
+		return err
+	}
+	defer forget()
+	client, base, err := gatewayClient(r.Config.Gateway)
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, base+"/"+d.ID+"/"+m.Type+"/"+m.UUID+".json", bytes.NewReader(append(data, '\n')))
+	if err != nil {
+		return err
+	}
+	name, secret, _ := strings.Cut(login, ":")
+	req.SetBasicAuth(name, secret)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
+		return fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(strings.ToValidUTF8(string(text), "?")))
+	}
+	return nil
+}
+
+// gatewayClient returns a client for the gateway, and what its URLs begin with.
+func gatewayClient(g config.Gateway) (*http.Client, string, error) {
+	transport := &http.Transport{}
+	base := g.URL
+	if socket, ok := strings.CutPrefix(g.URL, "unix:"); ok {
+		base = "http://gateway"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}
+	}
+	if g.CAFile != "" {
+		pem, err := os.ReadFile(g.CAFile)
+		if err != nil {
+			return nil, "", fmt.Errorf("read the gateway's ca-file: %w", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, "", fmt.Errorf("%s holds no certificate", g.CAFile)
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	return &http.Client{Transport: transport}, base, nil
+}
