@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -63,18 +64,20 @@ func (f completionFlag) BeforeReset(app *kong.Kong, ctx *kong.Context, path *kon
 
 // complete answers the shell when it asks for completions, in the environment, and ends the program then.
 func complete(parser *kong.Kong, env *Env) {
-	if env.Getenv("COMP_LINE") == "" {
+	line := env.Getenv("COMP_LINE")
+	if line == "" {
 		return
 	}
+	words := strings.Fields(line) // a predictor gets only those from its command on
 	ids := func(list func(*config.Config) []string) posener.Predictor {
-		return posener.PredictFunc(func(args posener.Args) []string {
+		return posener.PredictFunc(func(posener.Args) []string {
 			location := Location{Config: env.Getenv("SDBACKUP_CONFIG")}
-			for i, word := range args.All {
+			for i, word := range words {
 				switch {
 				case word == "--user":
 					location.User = true
-				case word == "--config" && i+1 < len(args.All):
-					location.Config = args.All[i+1]
+				case word == "--config" && i+1 < len(words):
+					location.Config = words[i+1]
 				case strings.HasPrefix(word, "--config="):
 					location.Config = strings.TrimPrefix(word, "--config=")
 				}
@@ -86,11 +89,18 @@ func complete(parser *kong.Kong, env *Env) {
 		kongcompletion.WithPredictor("file", posener.PredictFiles("*")),
 		kongcompletion.WithPredictor("backup", ids((*config.Config).BackupIDs)),
 		kongcompletion.WithPredictor("module", ids((*config.Config).ModuleIDs)),
+		kongcompletion.WithPredictor("destination", ids(func(c *config.Config) []string {
+			return slices.Sorted(maps.Keys(c.Destinations))
+		})),
 	)
 	if err != nil {
 		panic(err)
 	}
-	repeatLast(parser.Model.Node, command.Args)
+	refine(parser.Model.Node, command)
+	if sub := parser.Model.DefaultCmd; sub != nil { // its arguments may follow without its name
+		command.Args = command.Sub[sub.Name].Args
+		maps.Copy(command.Flags, command.Sub[sub.Name].Flags)
+	}
 	completion := posener.New(parser.Model.Name, command)
 	completion.Out = env.Stdout
 	completion.Complete()
@@ -100,10 +110,21 @@ func complete(parser *kong.Kong, env *Env) {
 // maxRepeated is how many arguments of one kind are completed.
 const maxRepeated = 100
 
-// repeatLast completes also the second and later arguments of a list.
-func repeatLast(node *kong.Node, args posener.Predictor) {
-	p, ok := args.(*kongcompletion.PositionalPredictor)
-	if n := len(node.Positional); !ok || n == 0 || len(p.Predictors) != n || !node.Positional[n-1].IsCumulative() {
+// refine makes arguments complete in two more cases: after flags of the whole program, and the second and later ones of a list.
+func refine(node *kong.Node, command posener.Command) {
+	p, ok := command.Args.(*kongcompletion.PositionalPredictor)
+	if !ok {
+		return
+	}
+	for _, child := range node.Children {
+		sub := command.Sub[child.Name]
+		if s, ok := sub.Args.(*kongcompletion.PositionalPredictor); ok {
+			s.ArgFlags, s.BoolFlags = append(s.ArgFlags, p.ArgFlags...), append(s.BoolFlags, p.BoolFlags...)
+		}
+		refine(child, sub)
+	}
+	n := len(node.Positional)
+	if n == 0 || len(p.Predictors) != n || !node.Positional[n-1].IsCumulative() {
 		return
 	}
 	p.Predictors = append(p.Predictors, slices.Repeat(p.Predictors[len(p.Predictors)-1:], maxRepeated)...)

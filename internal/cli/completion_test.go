@@ -15,6 +15,9 @@ const completionConfig = `
 repository = "/srv/backup"
 password-credential = "archive"
 
+[destination.cloud]
+repository = 7 # nor here
+
 [module.wiki1]
 type = "dokuwiki"
 uuid = "3792c7db-9450-4bd3-84a3-034cd0087839"
@@ -88,9 +91,21 @@ func TestCompletion(t *testing.T) {
 		{"run-backup --n", nil, "--no-units"},
 		{"run-backup --recover", nil, ""},
 		{"run-backup --config web.toml n ignored", []string{"COMP_POINT=30"}, "nightly"},
-		{"module-backup --config web.toml ", nil, "mail1 wiki1"},
-		{"module-backup --config web.toml wiki1 ", nil, "1 nightly"},
-		{"module-backup --config web.toml wiki1 1 ", nil, ""},
+		{"module-backup --config web.toml ", nil, "mail1 save shell wiki1"},
+		{"module-backup --config web.toml wiki1 ", nil, "1 nightly save shell"},
+		{"module-backup --config web.toml save wiki1 ", nil, "1 nightly"},
+		{"module-backup --config web.toml save wiki1 1 ", nil, ""},
+		{"module-backup save --config web.toml wiki1 ", nil, "1 nightly"},
+		{"module-backup --config web.toml shell ", nil, "mail1 wiki1"},
+		{"module-backup --config web.toml shell wiki1 --backup ", nil, "1 nightly"},
+		{"backup-destination --config web.toml show ", nil, "archive cloud"},
+		{"backup-destination --config=web.toml alter c", nil, "cloud"},
+		{"backup-destination --config web.toml remove ", nil, "archive cloud"},
+		{"backup-destination --config web.toml undelete a", nil, "archive"},
+		{"backup-destination --config web.toml validate archive c", nil, "cloud"},
+		{"backup-destination --config web.toml export a", nil, "archive"},
+		{"backup-destination --config web.toml add ", nil, ""},
+		{"backup-destination u", nil, "undelete"},
 		{"schedule-backup ", nil, "check install-units list-backups list-timers start-timers stop-timers"},
 		{"schedule-backup list-", nil, "list-backups list-timers"},
 		{"schedule-backup check --v", nil, "--verbose --version"},
@@ -117,13 +132,14 @@ func TestCompletionInBash(t *testing.T) {
 	}
 	bin, dir := programs(t)
 	for line, want := range map[string]string{
-		"run-backup --config web.toml ":            "1 nightly",
-		"run-backup --config=web.toml ":            "1 nightly",
-		"run-backup --config web.toml 1 n":         "nightly",
-		"module-backup --config web.toml ":         "mail1 wiki1",
-		"module-backup --config web.toml wiki1 ":   "1 nightly",
-		"schedule-backup list-":                    "list-backups list-timers",
-		"schedule-backup --config web.toml check ": "",
+		"run-backup --config web.toml ":                "1 nightly",
+		"run-backup --config=web.toml ":                "1 nightly",
+		"run-backup --config web.toml 1 n":             "nightly",
+		"module-backup --config web.toml ":             "mail1 save shell wiki1",
+		"module-backup --config web.toml save wiki1 ":  "1 nightly",
+		"backup-destination --config web.toml alter c": "cloud",
+		"schedule-backup list-":                        "list-backups list-timers",
+		"schedule-backup --config web.toml check ":     "",
 	} {
 		t.Run(line, func(t *testing.T) {
 			name, _, _ := strings.Cut(line, " ")

@@ -40,16 +40,17 @@ func TestUnauthorized(t *testing.T) {
 
 func TestTokenIsGoodForItsRun(t *testing.T) {
 	f := newFixture(t, "local", "")
-	text, remove, err := token.Store{Dir: f.server.Paths.Tokens}.New(token.Principal{
+	made, err := token.Store{Dir: f.server.Paths.Tokens}.New(token.Principal{
 		Name: "wiki1", Grants: []token.Grant{{Destination: "archive", Repository: own, Mode: token.Add}},
 	}, time.Now().Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := made.Text
 	f.rest(200, "wiki1:"+text, "POST", "/archive/"+own+"/?create=true", "")
 	f.rest(401, "wiki2:"+text, "POST", "/archive/"+own+"/?create=true", "")
 	f.rest(403, "wiki1:"+text, "GET", "/archive/"+other+"/config", "")
-	if err := remove(); err != nil {
+	if err := made.Remove(); err != nil {
 		t.Fatal(err)
 	}
 	f.rest(401, "wiki1:"+text, "POST", "/archive/"+own+"/?create=true", "")

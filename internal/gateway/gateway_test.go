@@ -112,11 +112,11 @@ func (f *fixture) as(name string, mode token.Mode, repositories ...string) strin
 	for _, r := range repositories {
 		p.Grants = append(p.Grants, token.Grant{Destination: "archive", Repository: r, Mode: mode})
 	}
-	text, _, err := token.Store{Dir: f.server.Paths.Tokens}.New(p, time.Now().Add(time.Hour))
+	made, err := token.Store{Dir: f.server.Paths.Tokens}.New(p, time.Now().Add(time.Hour))
 	if err != nil {
 		f.Fatal(err)
 	}
-	return name + ":" + text
+	return name + ":" + made.Text
 }
 
 // ask makes a request and returns the code and the body of its answer.

@@ -40,7 +40,7 @@ type Ended struct {
 // its own, and the secrets in memory that it inherits; it is told to stop when this process dies.
 func RunChild(ctx context.Context, c Child) (Ended, error) {
 	if c.Secrets.Password.Encrypted {
-		return Ended{}, errors.New("an encrypted credential can only be used by a service: not with --no-units")
+		return Ended{}, errEncrypted
 	}
 	u, err := LookupUser(c.User, c.Group)
 	if err != nil {
@@ -52,7 +52,7 @@ func RunChild(ctx context.Context, c Child) (Ended, error) {
 	}
 	defer ours.Close()
 	defer theirs.Close()
-	cmd := exec.CommandContext(ctx, c.Exe, "--plan", c.Plan.Module, c.Plan.Backup)
+	cmd := exec.CommandContext(ctx, c.Exe, "save", "--plan", c.Plan.Module, c.Plan.Backup)
 	cmd.Stdin = theirs
 	cmd.Stderr = c.Stderr
 	if c.Stderr == nil {
@@ -107,6 +107,8 @@ func RunChild(ctx context.Context, c Child) (Ended, error) {
 	}
 	return end, nil
 }
+
+var errEncrypted = errors.New("an encrypted credential can only be used by a service, not with --no-units and not by hand")
 
 // maxSecretBytes bounds a file with a secret.
 const maxSecretBytes = 1 << 20

@@ -262,7 +262,7 @@ func (a *attempt) unlockStopped(ctx context.Context) {
 
 // open gives restic the secrets by inherited descriptors, and the lock: while a restic runs, its module stays locked.
 func (a *attempt) open(held *lock.Lock) (func(), error) {
-	a.repository = restic.Repository{Location: a.Plan.Repository, CacheDir: a.CacheDir, Log: a.log}
+	a.repository = restic.Repository{Location: a.Plan.Repository, CacheDir: a.CacheDir, CACert: a.CACert, Log: a.log}
 	if err := os.MkdirAll(a.CacheDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make restic's cache folder: %w", err)
 	}
@@ -352,6 +352,11 @@ func (a *attempt) fail(err error) {
 		r.Hint = `if nobody works on the repository, remove the lock with "restic unlock"`
 	case errors.Is(err, restic.ErrTransient), errors.Is(err, errNoProgress):
 		r.Retry = true
+		if a.Gateway && strings.Contains(r.Error, ": connect: ") {
+			r.Hint = "is the gateway there? systemctl enable --now backup-gateway.socket"
+		}
+	case a.Gateway && strings.Contains(r.Error, "unsupported protocol scheme"):
+		r.Hint = "restic reaches a unix socket from version 0.17 on: install a newer one, or give [gateway] a url of http"
 	case errors.Is(err, restic.ErrWrongPassword):
 		r.Hint = "compare the destination's password-file with the password that the repository was made with"
 	case errors.Is(err, restic.ErrMissingProgram):
@@ -407,7 +412,7 @@ func NewPlan(cfg *config.Config, paths config.Paths, b *config.Backup, m *config
 		MayInit: true,
 	}
 	if d.Gateway {
-		p.AddOnly = true
+		p.Gateway, p.AddOnly, p.CACert = true, true, cfg.Gateway.CAFile
 	} else if d.EnvironmentFile != "" {
 		p.EnvironmentFile = EnvironmentCredential
 	}

@@ -20,6 +20,7 @@ type Plan struct {
 	PasswordFile    string `json:"password_file"`
 	EnvironmentFile string `json:"environment_file,omitempty"`
 	RepositoryFile  string `json:"repository_file,omitempty"` // where the repository is, with a run token; "": Repository says it
+	CACert          string `json:"ca_cert,omitempty"`         // certificates that vouch for the gateway; "": the system's
 	CacheDir        string `json:"cache_dir"`
 	LockFile        string `json:"lock_file"`
 
@@ -34,6 +35,7 @@ type Plan struct {
 	OnPartial    string        `json:"on_partial,omitempty"`
 
 	Retention         config.Retention `json:"retention"`
+	Gateway           bool             `json:"gateway,omitempty"`  // the repository is reached through it
 	AddOnly           bool             `json:"add_only,omitempty"` // removing takes another attempt, with the node's rights
 	PruneInterval     time.Duration    `json:"prune_interval"`
 	Timeout           time.Duration    `json:"timeout"`

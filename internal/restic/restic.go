@@ -32,6 +32,7 @@ type Repository struct {
 	PasswordFile string   // as restic's process can open it
 	Environment  []string // NAME=value, what the kind of repository needs
 	CacheDir     string
+	CACert       string     // restic's --cacert; "": the system's certificates
 	Inherit      []*os.File // files that restic holds open as long as it runs, from descriptor 3 on
 	Secrets      []string   // never to appear in a log line or an error
 	Log          *slog.Logger
@@ -256,25 +257,15 @@ func parseMessage(line []byte) (*message, bool) {
 	return m, true
 }
 
-// run runs restic to its end. When ctx is done restic is interrupted, so that it removes its lock, and killed when it does not
-// end in time.
+// run runs restic to its end.
 func (r Repository) run(ctx context.Context, c call) error {
 	if err := ctx.Err(); err != nil {
 		return &ExitError{Code: codeInterrupted, Text: context.Cause(ctx).Error()}
 	}
-	cmd := exec.CommandContext(ctx, "restic", append([]string{"--cache-dir", r.CacheDir}, c.args...)...)
+	cmd := r.Command(ctx, c.args...)
 	cmd.Dir = c.dir
-	location := "RESTIC_REPOSITORY=" + r.Location
-	if r.LocationFile != "" {
-		location = "RESTIC_REPOSITORY_FILE=" + r.LocationFile
-	}
-	cmd.Env = append(baseEnvironment(), location, "RESTIC_PASSWORD_FILE="+r.PasswordFile, "RESTIC_PROGRESS_FPS=1", "LC_ALL=C")
-	cmd.Env = append(cmd.Env, r.Environment...)
-	cmd.ExtraFiles = r.Inherit
+	cmd.Env = append(cmd.Env, "RESTIC_PROGRESS_FPS=1", "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// restic before 0.17 knows SIGINT only; and not to the group: a helper such as ssh must live until the lock is gone.
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
-	cmd.WaitDelay = stopTimeout
 	cmd.Stdin = c.stdin
 	stderr := &textLog{repository: r}
 	cmd.Stderr = stderr
@@ -301,6 +292,27 @@ func (r Repository) run(ctx context.Context, c call) error {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	return classify(ctx, err, stderr.String())
+}
+
+// Command prepares a restic that works on the repository. When ctx is done restic is interrupted, so that it removes its lock, and killed
+// when it does not end in time.
+func (r Repository) Command(ctx context.Context, args ...string) *exec.Cmd {
+	global := []string{"--cache-dir", r.CacheDir}
+	if r.CACert != "" {
+		global = append(global, "--cacert", r.CACert)
+	}
+	cmd := exec.CommandContext(ctx, "restic", append(global, args...)...)
+	location := "RESTIC_REPOSITORY=" + r.Location
+	if r.LocationFile != "" {
+		location = "RESTIC_REPOSITORY_FILE=" + r.LocationFile
+	}
+	cmd.Env = append(baseEnvironment(), location, "RESTIC_PASSWORD_FILE="+r.PasswordFile)
+	cmd.Env = append(cmd.Env, r.Environment...)
+	cmd.ExtraFiles = r.Inherit
+	// restic before 0.17 knows SIGINT only; and not to the group: a helper such as ssh must live until the lock is gone.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = stopTimeout
+	return cmd
 }
 
 // baseEnvironment is what restic gets of ours.

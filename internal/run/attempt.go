@@ -203,7 +203,7 @@ func (s Units) service(job Job, secrets module.Secrets) (units.Service, module.P
 	service := units.Service{
 		Name:        units.ModuleServiceName(plan.Backup, plan.Module),
 		Description: fmt.Sprintf("Backup of module %s (%s)", plan.Module, job.Backup.Name),
-		Argv:        []string{s.Exe, "--plan", plan.Module, plan.Backup},
+		Argv:        []string{s.Exe, "save", "--plan", plan.Module, plan.Backup},
 		User:        m.User, Group: m.Group,
 		BindsTo:        s.BindsTo,
 		LogFields:      []string{"BACKUP_ID=" + plan.Backup, "MODULE_ID=" + plan.Module, "RUN_ID=" + plan.Run},
@@ -338,4 +338,19 @@ func FindModuleBackup() (string, error) {
 		return "", fmt.Errorf("find module-backup beside %s: %w", strings.TrimSpace(self), err)
 	}
 	return path, nil
+}
+
+// Shell runs restic on the job's repository for a person, and returns restic's exit code: as the user that backups work as, so that
+// nothing in the repository becomes somebody else's; behind the gateway as the caller, with the node's right to remove.
+func Shell(ctx context.Context, paths config.Paths, job Job, shell module.Shell) (int, error) {
+	if job.Destination.Gateway {
+		job = job.retention()
+	}
+	secrets, forget, err := job.secrets(paths)
+	if err != nil {
+		return 0, err
+	}
+	defer forget()
+	shell.Plan, shell.User, shell.Group, shell.Secrets = job.Plan, job.Module.User, job.Module.Group, secrets
+	return shell.Run(ctx)
 }

@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,7 +39,7 @@ func (j Job) secrets(paths config.Paths) (s module.Secrets, forget func(), err e
 	if j.Plan.AddOnly {
 		mode = token.Add
 	}
-	login, forget, err := newToken(paths, token.Principal{
+	made, err := newToken(paths, token.Principal{
 		Name: j.Plan.Module, Grants: []token.Grant{{Destination: j.Destination.ID, Repository: j.Module.Type + "/" + j.Module.UUID, Mode: mode}},
 	}, j.Plan.Timeout)
 	if err != nil {
@@ -45,32 +47,40 @@ func (j Job) secrets(paths config.Paths) (s module.Secrets, forget func(), err e
 	}
 	// Beside the tokens, for root alone: the manager reads it when it starts the unit.
 	dir := filepath.Join(filepath.Dir(paths.Tokens), "attempts")
-	path := filepath.Join(dir, j.Plan.Backup+"-"+j.Plan.Module+".repository")
+	path := filepath.Join(dir, made.Name())
 	err = os.MkdirAll(dir, 0o700)
 	if err == nil {
-		err = atomicfile.Write(path, []byte(j.Gateway.RepositoryAt(j.Destination, j.Module, login)), 0o600)
+		sweepAttempts(dir, paths.Tokens)
+		err = atomicfile.Write(path, []byte(j.Gateway.RepositoryAt(j.Destination, j.Module, j.Plan.Module+":"+made.Text)), 0o600)
 	}
 	if err != nil {
-		forget()
-		return s, nil, fmt.Errorf("hand over the run token: %w", err)
+		return s, nil, errors.Join(fmt.Errorf("hand over the run token: %w", err), made.Remove())
 	}
 	s.Repository.Path = path
 	return s, func() {
-		forget()
-		_ = os.Remove(path) // the token in it is worth nothing now
+		_ = made.Remove() // it ends with this process at the latest
+		_ = os.Remove(path)
 	}, nil
 }
 
-// newToken makes a run token and returns USER:TOKEN.
-func newToken(paths config.Paths, p token.Principal, timeout time.Duration) (login string, forget func(), err error) {
+// sweepAttempts removes what runs that were killed have left: their tokens are gone or good for nothing.
+func sweepAttempts(dir, tokens string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if _, err := os.Stat(filepath.Join(tokens, e.Name())); errors.Is(err, fs.ErrNotExist) {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // litter is no reason to fail
+		}
+	}
+}
+
+func newToken(paths config.Paths, p token.Principal, timeout time.Duration) (token.Token, error) {
 	if timeout == 0 {
 		timeout = tokenTime
 	}
-	text, remove, err := token.Store{Dir: paths.Tokens}.New(p, time.Now().Add(timeout+stopTimeout))
-	if err != nil {
-		return "", nil, err
-	}
-	return p.Name + ":" + text, func() { _ = remove() }, nil // one that is left expires
+	return token.Store{Dir: paths.Tokens}.New(p, time.Now().Add(timeout+stopTimeout))
 }
 
 // Metadata is what is written beside a module's repository, as TYPE/UUID.json: it tells who looks at the destination without this
@@ -108,11 +118,11 @@ func (r *Runner) putMetadata(ctx context.Context, job Job, result *status.Result
 	if err != nil {
 		return err
 	}
-	login, forget, err := newToken(r.Paths, token.Principal{Name: r.Config.Node.Name, Node: true}, metadataTimeout)
+	made, err := newToken(r.Paths, token.Principal{Name: r.Config.Node.Name, Node: true}, metadataTimeout)
 	if err != nil {
 		return err
 	}
-	defer forget()
+	defer func() { _ = made.Remove() }()
 	client, base, err := gatewayClient(r.Config.Gateway)
 	if err != nil {
 		return err
@@ -124,8 +134,7 @@ func (r *Runner) putMetadata(ctx context.Context, job Job, result *status.Result
 	if err != nil {
 		return err
 	}
-	name, secret, _ := strings.Cut(login, ":")
-	req.SetBasicAuth(name, secret)
+	req.SetBasicAuth(r.Config.Node.Name, made.Text)
 	resp, err := client.Do(req)
 	if err != nil {
 		return err

@@ -194,7 +194,7 @@ func (q *queue) judge(ctx context.Context, e ended) {
 	}
 	t.backoff = min(max(2*t.backoff, firstBackoff), q.backup.RetryInterval)
 	q.log.Warn(fmt.Sprintf("module %s: %s; another attempt in %s", t.module.ID, result.Error, min(left, t.backoff)),
-		"module", t.module.ID)
+		"module", t.module.ID, "hint", result.Hint)
 	go q.wait(ctx, t, min(left, t.backoff))
 }
 

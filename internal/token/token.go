@@ -10,13 +10,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"sdbackup/internal/atomicfile"
+	"golang.org/x/sys/unix"
 )
 
 // prefix tells run tokens from passwords.
@@ -50,8 +51,25 @@ type Principal struct {
 }
 
 // Store is the folder of run tokens: one file each, named by the SHA-256 of the token in hex. Who reads the folder learns no token.
-// It is on a tmpfs, so a reboot ends them all.
+// Its maker keeps the file locked, flock(2): a file without a lock is of a run that was killed, and good for nothing. The folder is on a
+// tmpfs, so a reboot ends them all.
 type Store struct{ Dir string }
+
+// Token is a run token that this process has made. It is good until it expires, Remove is called, or the process has ended.
+type Token struct {
+	Text string // the secret
+	path string
+	fd   int // holds the lock; the number itself, for no collector of garbage may close it
+}
+
+// Name names the token without betraying it.
+func (t Token) Name() string { return filepath.Base(t.path) }
+
+// Remove ends the token.
+func (t Token) Remove() error {
+	err := os.Remove(t.path)
+	return errors.Join(err, unix.Close(t.fd))
+}
 
 // file is what a token's file says.
 type file struct {
@@ -59,24 +77,40 @@ type file struct {
 	Expires time.Time `json:"expires"`
 }
 
-// New makes a token that is good until it expires, or until remove is called.
-func (s Store) New(p Principal, expires time.Time) (token string, remove func() error, err error) {
+// New makes a token that is good until it expires, at the latest.
+func (s Store) New(p Principal, expires time.Time) (t Token, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("make a run token: %w", err)
+		}
+	}()
 	random := make([]byte, 32)
 	_, _ = rand.Read(random) // never fails
-	token = prefix + base64.RawURLEncoding.EncodeToString(random)
+	text := prefix + base64.RawURLEncoding.EncodeToString(random)
 	data, err := json.Marshal(file{p, expires})
 	if err != nil {
-		return "", nil, fmt.Errorf("make a run token: %w", err)
+		return t, err
 	}
 	if err := s.makeDir(); err != nil {
-		return "", nil, fmt.Errorf("make a run token: %w", err)
+		return t, err
 	}
 	s.sweep(time.Now())
-	path := s.path(token)
-	if err := atomicfile.Write(path, data, 0o600); err != nil {
-		return "", nil, fmt.Errorf("make a run token: %w", err)
+	// It appears as a whole and locked, so that nobody takes it for a dead one's.
+	fd, err := unix.Open(s.Dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return t, &fs.PathError{Op: "make a file in", Path: s.Dir, Err: err}
 	}
-	return token, func() error { return os.Remove(path) }, nil
+	t = Token{Text: text, path: s.path(text), fd: fd}
+	if err = unix.Flock(fd, unix.LOCK_EX); err == nil {
+		_, err = unix.Write(fd, data)
+	}
+	if err == nil {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, t.path, unix.AT_SYMLINK_FOLLOW)
+	}
+	if err != nil {
+		return Token{}, errors.Join(&fs.PathError{Op: "write", Path: t.path, Err: err}, unix.Close(fd))
+	}
+	return t, nil
 }
 
 // makeDir makes the folder for its owner alone, and the one above it, whatever the umask, for everybody: the gateway's socket is there.
@@ -113,32 +147,38 @@ func (s Store) path(token string) string {
 	return filepath.Join(s.Dir, hex.EncodeToString(sum[:]))
 }
 
+// errDead says that whoever made the token has ended.
+var errDead = errors.New("the run of the token has ended")
+
 func (s Store) read(path string) (file, error) {
 	var found file
-	info, err := os.Stat(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return found, err
 	}
-	if info.Size() > maxFileBytes {
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		return found, errors.Join(errDead, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err != nil {
+		return found, err
+	}
+	if len(data) > maxFileBytes {
 		return found, fmt.Errorf("%s is too large for a token", path)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return found, err
 	}
 	return found, json.Unmarshal(data, &found)
 }
 
 // sweep removes what runs that were killed have left.
 func (s Store) sweep(now time.Time) {
-	atomicfile.Sweep(s.Dir)
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
 		path := filepath.Join(s.Dir, e.Name())
-		if found, err := s.read(path); err == nil && !now.Before(found.Expires) {
+		if found, err := s.read(path); errors.Is(err, errDead) || err == nil && !now.Before(found.Expires) {
 			_ = os.Remove(path) // litter is no reason to fail
 		}
 	}

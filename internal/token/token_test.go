@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -16,10 +18,11 @@ var (
 
 func TestToken(t *testing.T) {
 	s := Store{filepath.Join(t.TempDir(), "sdbackup/tokens")}
-	text, remove, err := s.New(module, now.Add(time.Hour))
+	made, err := s.New(module, now.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := made.Text
 	if p, ok := s.Lookup(text, now); !ok || !reflect.DeepEqual(p, module) {
 		t.Errorf("Lookup = %+v, %v; want %+v", p, ok, module)
 	}
@@ -34,7 +37,7 @@ func TestToken(t *testing.T) {
 	if _, ok := s.Lookup(text, now.Add(time.Hour)); ok {
 		t.Error("an expired token is good")
 	}
-	if err := remove(); err != nil {
+	if err := made.Remove(); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := s.Lookup(text, now); ok {
@@ -46,10 +49,11 @@ func TestToken(t *testing.T) {
 func TestNothingOfTheTokenIsKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sdbackup/tokens")
 	s := Store{dir}
-	text, _, err := s.New(module, now.Add(time.Hour))
+	made, err := s.New(module, now.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := made.Text
 	for path, mode := range map[string]os.FileMode{filepath.Dir(dir): 0o755, dir: 0o700} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v; want mode %o", path, info.Mode(), err, mode)
@@ -76,29 +80,42 @@ func TestTokensDiffer(t *testing.T) {
 	s := Store{t.TempDir()}
 	seen := map[string]bool{}
 	for range 100 {
-		text, _, err := s.New(module, now)
-		if err != nil || seen[text] || len(text) != len(prefix)+43 {
-			t.Fatalf("New = %q, %v", text, err)
+		made, err := s.New(module, now)
+		if err != nil || seen[made.Text] || len(made.Text) != len(prefix)+43 {
+			t.Fatalf("New = %q, %v", made.Text, err)
 		}
-		seen[text] = true
+		seen[made.Text] = true
 	}
 }
 
-// What killed runs have left goes with the next token.
-func TestSweep(t *testing.T) {
+// What killed runs have left is good for nothing, and goes with the next token.
+func TestKilled(t *testing.T) {
 	s := Store{t.TempDir()}
-	old, _, err := s.New(module, time.Now().Add(-time.Hour))
+	old, err := s.New(module, time.Now().Add(-time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	alive, _, err := s.New(module, time.Now().Add(time.Hour))
+	killed, err := s.New(module, time.Now().Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(s.path(old)); !os.IsNotExist(err) {
-		t.Errorf("the expired token's file is there: %v", err)
+	if _, ok := s.Lookup(killed.Text, time.Now()); !ok {
+		t.Fatal("a token of a living process is not good")
 	}
-	if _, ok := s.Lookup(alive, time.Now()); !ok {
+	unix.Close(killed.fd) // as the kernel does when its process ends
+	if _, ok := s.Lookup(killed.Text, time.Now()); ok {
+		t.Error("a token of a dead process is good")
+	}
+	alive, err := s.New(module, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, dead := range map[string]Token{"expired": old, "dead process's": killed} {
+		if _, err := os.Stat(dead.path); !os.IsNotExist(err) {
+			t.Errorf("the %s token's file is there: %v", what, err)
+		}
+	}
+	if _, ok := s.Lookup(alive.Text, time.Now()); !ok {
 		t.Error("a token that is good was swept")
 	}
 }
@@ -107,11 +124,16 @@ func TestBrokenFiles(t *testing.T) {
 	s := Store{t.TempDir()}
 	text := prefix + strings.Repeat("A", 43)
 	for _, data := range []string{"", "{", `{"principal":7}`, `[]`, `{"node":true}`, strings.Repeat(" ", maxFileBytes+1) + `{"node":true,"expires":"2999-01-01T00:00:00Z"}`} {
-		if err := os.WriteFile(s.path(text), []byte(data), 0o600); err != nil {
+		f, err := os.Create(s.path(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(data); err != nil || unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 			t.Fatal(err)
 		}
 		if p, ok := s.Lookup(text, now); ok {
 			t.Errorf("Lookup of %.20q = %+v; want none", data, p)
 		}
+		f.Close()
 	}
 }

@@ -31,7 +31,7 @@ const (
 	state        = "/var/lib/sdbackup"
 )
 
-var binaries = []string{"schedule-backup", "run-backup", "module-backup"}
+var binaries = []string{"schedule-backup", "run-backup", "module-backup", "backup-gateway", "backup-destination"}
 
 func TestMain(m *testing.M) {
 	if err := install(); err != nil {
@@ -96,8 +96,8 @@ func newHost(t *testing.T) *host {
 		os.Remove(h.config())
 		exec.Command("schedule-backup", "stop-timers").Run()
 		exec.Command("schedule-backup", "start-timers").Run()
-		exec.Command("systemctl", "stop", "backup@*.service").Run()
-		exec.Command("systemctl", "reset-failed", "backup@*").Run()
+		exec.Command("systemctl", "stop", "backup@*.service", "backup-gateway.socket", "backup-gateway.service").Run()
+		exec.Command("systemctl", "reset-failed", "backup@*", "backup-gateway.*").Run()
 		os.RemoveAll(state)
 		if out, err := exec.Command("systemctl", "list-units", "--no-legend", "--all", "backup@*", "module-backup-*").Output(); err != nil || len(bytes.TrimSpace(out)) > 0 {
 			t.Errorf("units left behind: %s %v", out, err)
