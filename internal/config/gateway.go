@@ -66,6 +66,10 @@ func (t *table) gatewayKeys(d *Destination) {
 				t.errorf(key, "is kept by the gateway, which does not serve this destination; want gateway = true")
 			}
 		}
+	case !local && !isRclone && t.filled("keep-deleted"):
+		t.errorf("keep-deleted", "is for folders and rclone: of %q its own gateway keeps what is deleted; set it there", d.Repository)
+	case d.ID == "metrics":
+		t.errorf("", "metrics is where the gateway shows its own; want another ID for a destination that it serves")
 	case !local && !isRclone && !strings.HasPrefix(d.Repository, "rest:"):
 		t.errorf("gateway", "cannot serve %q; want a folder, rest: or rclone: (backup-destination add makes one)", d.Repository)
 	case slices.Contains(reserved, d.ID):

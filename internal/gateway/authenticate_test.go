@@ -297,8 +297,8 @@ func TestPeer(t *testing.T) {
 	}
 	socket := dir + "/s"
 	f.serve("unix:"+socket, nil)
-	get := func(uid uint32, path string) string {
-		cmd := exec.Command("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--unix-socket", socket, "-H", "Accept: "+v2, "http://gateway"+path)
+	get := func(uid uint32, path string, more ...string) string {
+		cmd := exec.Command("curl", append(more, "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--unix-socket", socket, "-H", "Accept: "+v2, "http://gateway"+path)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 		out, err := cmd.Output()
 		if err != nil {
@@ -313,6 +313,9 @@ func TestPeer(t *testing.T) {
 	}{{65534, own, "404"}, {65534, other, "403"}, {0, other, "404"}, {4711, own, "401"}} {
 		if got := get(c.uid, "/archive/"+c.repository+"/config"); got != c.want {
 			t.Errorf("uid %d, %s: %s; want %s", c.uid, c.repository, got, c.want)
+		}
+		if got := get(c.uid, "/archive/"+c.repository+"/config", "--user", ":"); got != c.want {
+			t.Errorf("uid %d, %s, with an empty user and password: %s; want %s", c.uid, c.repository, got, c.want)
 		}
 	}
 }

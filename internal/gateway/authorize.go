@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"sdbackup/internal/token"
@@ -10,6 +12,9 @@ import (
 
 // Authorize decides whether the principal may make the request; an error says why not. It looks at nothing but its arguments.
 func Authorize(p token.Principal, r Request) error {
+	if !reads(r.Method) && (within(r.File, holdingArea) || within(r.To, holdingArea) || within(r.Repository, holdingArea)) {
+		return errors.New("what is kept of what was deleted is for nobody to change: it goes when its time is over")
+	}
 	if p.Node {
 		return nil
 	}
@@ -40,9 +45,7 @@ func Authorize(p token.Principal, r Request) error {
 
 // authorizeWebDAV: all that is not a node may only read, the top, its own repositories, and what is written beside them.
 func authorizeWebDAV(p token.Principal, r Request) error {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, "PROPFIND":
-	default:
+	if !reads(r.Method) {
 		return fmt.Errorf("%s may only read by WebDAV", p.Name)
 	}
 	if r.Destination == "" {
@@ -54,6 +57,11 @@ func authorizeWebDAV(p token.Principal, r Request) error {
 		}
 	}
 	return fmt.Errorf("%s may not read %s/%s", p.Name, r.Destination, r.File)
+}
+
+// reads tells whether a method changes nothing.
+func reads(method string) bool {
+	return slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions, "PROPFIND"}, method)
 }
 
 func grantOf(p token.Principal, destination, repository string) (token.Grant, bool) {

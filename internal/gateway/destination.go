@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"sdbackup/internal/config"
@@ -187,9 +189,9 @@ func (d *destination) makeFolder(repository string) error {
 // holdingArea is the folder of a destination where deleted objects are kept, one folder a day.
 const holdingArea = ".deleted"
 
-// held is where an object goes that is deleted now.
-func held(now time.Time, repository string, o restserver.Object) string {
-	return path.Join(holdingArea, now.UTC().Format(time.DateOnly), objectPath(repository, o))
+// held is where goes what is deleted now; its path is below the destination.
+func held(now time.Time, name string) string {
+	return path.Join(holdingArea, now.UTC().Format(time.DateOnly), name)
 }
 
 // objectPath is where an object lies below its destination, in the layout of restic's local backend.
@@ -203,24 +205,54 @@ func objectPath(repository string, o restserver.Object) string {
 	return path.Join(repository, o.Type, o.Name)
 }
 
-// hold moves an object into the holding area instead of deleting it.
-func (d *destination) hold(ctx context.Context, now time.Time, repository string, o restserver.Object) error {
-	from, to := objectPath(repository, o), held(now, repository, o)
-	if d.rclone != nil {
-		return d.rclone.move(ctx, from, to)
+// hold moves a file, or a folder with all that is in it, into the holding area instead of deleting it. What is not there is as good as held.
+func (d *destination) hold(ctx context.Context, now time.Time, name string, isFolder bool) error {
+	switch {
+	case d.rclone != nil && isFolder:
+		return d.rclone.moveFolder(ctx, name, held(now, name))
+	case d.rclone != nil:
+		return d.rclone.move(ctx, name, held(now, name))
 	}
 	root, err := os.OpenRoot(d.folder)
 	if err != nil {
 		return fmt.Errorf("open the destination's folder: %w", err)
 	}
 	defer root.Close()
-	if err := root.MkdirAll(path.Dir(to), 0o700); err != nil {
-		return fmt.Errorf("keep what is deleted: %w", err)
-	}
-	if err := root.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := holdLocal(root, name, held(now, name)); err != nil {
 		return fmt.Errorf("keep what is deleted: %w", err)
 	}
 	return nil
+}
+
+// holdLocal moves a file, or a folder into one of its name that may be there already.
+func holdLocal(root *os.Root, from, to string) error {
+	if err := root.MkdirAll(path.Dir(to), 0o700); err != nil {
+		return err
+	}
+	err := root.Rename(from, to)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR): // the one is a file, the other a folder
+		return root.Rename(from, to+"."+rand.Text())
+	case !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY):
+		return err
+	}
+	folder, err := root.Open(from)
+	if err != nil {
+		return err
+	}
+	names, err := folder.Readdirnames(-1)
+	folder.Close()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := holdLocal(root, path.Join(from, name), path.Join(to, name)); err != nil {
+			return err
+		}
+	}
+	return root.Remove(from)
 }
 
 // purge removes the days of the holding area that are older than what is to be kept.

@@ -181,6 +181,19 @@ func (s *Server) webdav(w http.ResponseWriter, r *http.Request, d *destination, 
 	if d.folder != "" {
 		return d.webdavLocal(w, r, req, s.locks)
 	}
+	if r.Method == http.MethodDelete && d.KeepDeleted > 0 && req.File != "" {
+		exists, isFolder, err := d.rclone.isFolder(r.Context(), req.File)
+		if err == nil && !exists {
+			err = errNotFound
+		}
+		if err == nil {
+			err = d.hold(r.Context(), time.Now(), req.File, isFolder)
+		}
+		if err == nil {
+			w.WriteHeader(http.StatusNoContent)
+		}
+		return err
+	}
 	return d.webdavProxy(w, r, req)
 }
 
@@ -196,7 +209,7 @@ func (s *Server) rest(w http.ResponseWriter, r *http.Request, st *state, d *dest
 			w = slowWriter{w, r.Context(), l.download}
 		}
 	}
-	hold := r.Method == http.MethodDelete && d.KeepDeleted > 0 && o.Type != "locks" && (o.Name != "" || o.Type == "config")
+	hold := r.Method == http.MethodDelete && d.KeepDeleted > 0 && o.Type != "locks" && (o.Name != "" || o.Type == "config" || o.Type == "")
 	switch {
 	case hold:
 		err = s.hold(w, r, st, d, req)
@@ -216,7 +229,7 @@ func (s *Server) rest(w http.ResponseWriter, r *http.Request, st *state, d *dest
 	return err
 }
 
-// hold puts an object by that is to be deleted. It no longer takes room of its repository, but of its destination.
+// hold puts an object, or a whole repository, by that is to be deleted. It no longer takes room of its repository, but of its destination.
 func (s *Server) hold(w http.ResponseWriter, r *http.Request, st *state, d *destination, req Request) error {
 	limits := limitsOf(st.limits(d, req.Repository), req.Repository)
 	var size int64
@@ -224,9 +237,17 @@ func (s *Server) hold(w http.ResponseWriter, r *http.Request, st *state, d *dest
 		if err := d.measure(r.Context(), r, limits); err != nil {
 			return err
 		}
-		size = d.objectSize(r, req.Repository, req.Object)
+		if req.Object.Type == "" {
+			size = d.usage.snapshot()[req.Repository]
+		} else {
+			size = d.objectSize(r, req.Repository, req.Object)
+		}
 	}
-	if err := d.hold(r.Context(), time.Now(), req.Repository, req.Object); err != nil {
+	name := req.Repository
+	if req.Object.Type != "" {
+		name = objectPath(req.Repository, req.Object)
+	}
+	if err := d.hold(r.Context(), time.Now(), name, req.Object.Type == ""); err != nil {
 		return err
 	}
 	d.usage.release(size, limits)

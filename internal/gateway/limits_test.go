@@ -123,6 +123,50 @@ func TestKeepDeleted(t *testing.T) {
 	}
 }
 
+// Whole folders, and what is deleted by WebDAV, are kept, too; and nobody but time removes what is kept.
+func TestKeepDeletedFolders(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			f := newFixture(t, kind, "keep-deleted = \"14d\"\n")
+			node := f.as("web1", "")
+			top, day := "/archive/"+own, time.Now().UTC().Format(time.DateOnly)
+			held := func(path string) string {
+				data, _ := os.ReadFile(filepath.Join(f.dir, "repo", holdingArea, day, own, path))
+				return string(data)
+			}
+			f.rest(200, node, "POST", top+"/?create=true", "")
+			for i, remove := range []func(){
+				func() { f.rest(200, node, "DELETE", top+"/", "") },
+				func() { f.dav(204, node, "DELETE", top, "") },
+				func() { f.rest(200, node, "DELETE", top+"/", "") },
+			} {
+				text := fmt.Sprint("text ", i)
+				f.rest(200, node, "POST", top+"/?create=true", "")
+				f.rest(200, node, "POST", top+"/config", text)
+				f.rest(200, node, "POST", top+"/data/"+name(text), text)
+				remove()
+				f.rest(404, node, "HEAD", top+"/config", "")
+				if held("config") != text || held("data/"+name(text)[:2]+"/"+name(text)) != text {
+					t.Errorf("removal %d left config %q and data %q in the holding area", i, held("config"), held("data/"+name(text)[:2]+"/"+name(text)))
+				}
+			}
+			f.dav(201, node, "PUT", "/archive/dokuwiki/note.txt", "note")
+			f.dav(204, node, "DELETE", "/archive/dokuwiki/note.txt", "")
+			f.dav(404, node, "DELETE", "/archive/dokuwiki/note.txt", "")
+			if got := held("../note.txt"); got != "note" {
+				t.Errorf("the file that WebDAV deleted is %q in the holding area", got)
+			}
+			area := "/archive/" + holdingArea
+			f.dav(403, node, "DELETE", area, "")
+			f.dav(403, node, "PUT", area+"/"+day+"/"+own+"/config", "x")
+			f.dav(403, node, "MOVE", area+"/"+day, "", "Destination", "/archive/x")
+			f.dav(403, node, "MOVE", "/archive/dokuwiki", "", "Destination", area+"/x")
+			f.rest(403, node, "DELETE", area+"/"+day+"/"+own+"/", "")
+			f.dav(200, node, "GET", area+"/"+day+"/"+own+"/config", "")
+		})
+	}
+}
+
 // A limit in bytes a second is kept, in both directions, and holds nobody else up.
 func TestBandwidth(t *testing.T) {
 	for _, kind := range kinds {

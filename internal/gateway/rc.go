@@ -69,6 +69,41 @@ func (r *rclone) move(ctx context.Context, from, to string) error {
 	return err
 }
 
+// moveFolder moves all that is in a folder within the remote.
+func (r *rclone) moveFolder(ctx context.Context, from, to string) error {
+	err := r.rc(ctx, "sync/move", map[string]any{"srcFs": r.at(from), "dstFs": r.at(to), "deleteEmptySrcDirs": true}, nil)
+	if err == nil {
+		err = r.rc(ctx, "operations/rmdirs", map[string]any{"fs": r.remote, "remote": from}, nil) // its own folder stays else
+	}
+	if notFound(err) {
+		return nil
+	}
+	return err
+}
+
+// isFolder tells whether there is a folder.
+func (r *rclone) isFolder(ctx context.Context, name string) (exists, isFolder bool, err error) {
+	var answer struct {
+		Item *struct{ IsDir bool } `json:"item"`
+	}
+	err = r.rc(ctx, "operations/stat", map[string]any{"fs": r.remote, "remote": name}, &answer)
+	if notFound(err) || err == nil && answer.Item == nil {
+		return false, false, nil
+	}
+	return err == nil, err == nil && answer.Item.IsDir, err
+}
+
+// at is the remote's folder in rclone's notation; "" is all of it.
+func (r *rclone) at(folder string) string {
+	switch {
+	case folder == "":
+		return r.remote
+	case strings.HasSuffix(r.remote, ":"):
+		return r.remote + folder
+	}
+	return strings.TrimSuffix(r.remote, "/") + "/" + folder
+}
+
 // purge removes a folder and all that is in it.
 func (r *rclone) purge(ctx context.Context, folder string) error {
 	err := r.rc(ctx, "operations/purge", map[string]any{"fs": r.remote, "remote": folder}, nil)
@@ -104,14 +139,7 @@ func (r *rclone) size(ctx context.Context, folder string) (int64, error) {
 	var answer struct {
 		Bytes int64 `json:"bytes"`
 	}
-	remote := r.remote
-	if folder != "" {
-		remote = strings.TrimSuffix(remote, "/") + "/" + folder
-		if strings.HasSuffix(r.remote, ":") {
-			remote = r.remote + folder
-		}
-	}
-	err := r.rc(ctx, "operations/size", map[string]any{"fs": remote}, &answer)
+	err := r.rc(ctx, "operations/size", map[string]any{"fs": r.at(folder)}, &answer)
 	if notFound(err) {
 		return 0, nil
 	}

@@ -69,12 +69,14 @@ func (s *Server) refresh() {
 	}
 	for _, id := range slices.Sorted(maps.Keys(cfg.Destinations)) {
 		d := cfg.Destinations[id]
-		if !d.Gateway || id == "metrics" {
+		if !d.Gateway {
 			continue
 		}
 		secrets, err := s.secrets(d)
-		key := fmt.Sprintf("%+v %s %v %v", *d, fileMark(secrets.rcloneConfig), secrets.environment, err)
-		key = strings.Replace(key, d.Position.String(), "", 1) // that it moved within its file changes nothing
+		bare := *d
+		bare.Position = config.Position{} // that it moved within its file changes nothing
+		// %#v, for with %v it would be printed by the method that it has of its Position: as a line of a file.
+		key := fmt.Sprintf("%#v %s %v %v", bare, fileMark(secrets.rcloneConfig), secrets.environment, err)
 		if was := old[id]; was != nil && was.key == key {
 			next.destinations[id] = was
 			delete(old, id)

@@ -82,7 +82,7 @@ func (d *destination) webdavLocal(w http.ResponseWriter, r *http.Request, req Re
 	body := &wholeBody{ReadCloser: r.Body, length: r.ContentLength}
 	r.Body = body
 	handler := webdav.Handler{
-		Prefix: "/" + d.ID, FileSystem: rootFS{root, body}, LockSystem: locks,
+		Prefix: "/" + d.ID, FileSystem: rootFS{root, body, d.KeepDeleted > 0}, LockSystem: locks,
 		Logger: func(_ *http.Request, err error) {
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				d.log.Debug("webdav: " + err.Error())
@@ -113,6 +113,7 @@ func (b *wholeBody) Read(p []byte) (int, error) {
 type rootFS struct {
 	root *os.Root
 	body *wholeBody
+	hold bool // what is removed goes to the holding area
 }
 
 func (f rootFS) name(name string) string {
@@ -145,6 +146,9 @@ func (f rootFS) OpenFile(_ context.Context, name string, flag int, _ os.FileMode
 func (f rootFS) RemoveAll(_ context.Context, name string) error {
 	if name = f.name(name); name == "." {
 		return fs.ErrPermission // the destination's own folder stays
+	}
+	if f.hold {
+		return holdLocal(f.root, name, held(time.Now(), name))
 	}
 	return f.root.RemoveAll(name)
 }

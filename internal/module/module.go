@@ -352,9 +352,6 @@ func (a *attempt) fail(err error) {
 		r.Hint = `if nobody works on the repository, remove the lock with "restic unlock"`
 	case errors.Is(err, restic.ErrTransient), errors.Is(err, errNoProgress):
 		r.Retry = true
-		if a.Gateway && strings.Contains(r.Error, ": connect: ") {
-			r.Hint = "is the gateway there? systemctl enable --now backup-gateway.socket"
-		}
 	case a.Gateway && strings.Contains(r.Error, "unsupported protocol scheme"):
 		r.Hint = "restic reaches a unix socket from version 0.17 on: install a newer one, or give [gateway] a url of http"
 	case errors.Is(err, restic.ErrWrongPassword):

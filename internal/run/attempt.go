@@ -72,12 +72,18 @@ func (j Job) retention() Job {
 // nodeCache marks the cache of retention: root's files are of no use to the module.
 const nodeCache = ".node"
 
-// failed is an attempt that came to nothing.
+// failed is an attempt that came to nothing; what an earlier one has saved stays told.
 func (j Job) failed(start time.Time, err error) Attempt {
-	return Attempt{Result: status.Result{
-		Module: j.Plan.Module, Backup: j.Plan.Backup, Run: j.Plan.Run, Outcome: status.Failed,
-		Error: err.Error(), Start: start, End: time.Now(), Repository: j.Plan.Repository,
-	}}
+	r := status.Result{Module: j.Plan.Module, Backup: j.Plan.Backup, Run: j.Plan.Run, Start: start, Repository: j.Plan.Repository}
+	if j.Plan.Saved != nil {
+		r = *j.Plan.Saved
+		r.RetentionDue = false
+	}
+	r.Outcome, r.Error, r.End = status.Failed, err.Error(), time.Now()
+	if errors.As(err, new(*gatewayError)) {
+		r.Retry, r.Hint = true, "is its socket there? systemctl enable --now backup-gateway.socket"
+	}
+	return Attempt{Result: r}
 }
 
 // ByHand makes the attempt, and what is left of it to be done with the node's rights.
@@ -120,7 +126,7 @@ func (s Children) Attempt(ctx context.Context, job Job, log *slog.Logger, progre
 	if err := module.PrepareCache(job.Plan.CacheDir, u); err != nil {
 		return job.failed(start, err)
 	}
-	secrets, forget, err := job.secrets(s.Paths)
+	secrets, forget, err := job.secrets(ctx, s.Paths)
 	if err != nil {
 		return job.failed(start, err)
 	}
@@ -153,7 +159,7 @@ func (s Units) Attempt(ctx context.Context, job Job, log *slog.Logger, progress 
 		return job.failed(start, err)
 	}
 	job.Plan.RequireMount = nil
-	secrets, forget, err := job.secrets(s.Paths)
+	secrets, forget, err := job.secrets(ctx, s.Paths)
 	if err != nil {
 		return job.failed(start, err)
 	}
@@ -346,7 +352,7 @@ func Shell(ctx context.Context, paths config.Paths, job Job, shell module.Shell)
 	if job.Destination.Gateway {
 		job = job.retention()
 	}
-	secrets, forget, err := job.secrets(paths)
+	secrets, forget, err := job.secrets(ctx, paths)
 	if err != nil {
 		return 0, err
 	}

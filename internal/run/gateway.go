@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,10 +31,17 @@ const tokenTime = 7 * 24 * time.Hour
 
 // secrets finds what the attempt needs. For a destination behind the gateway that is a token, good for this repository and until forget
 // is called.
-func (j Job) secrets(paths config.Paths) (s module.Secrets, forget func(), err error) {
+func (j Job) secrets(ctx context.Context, paths config.Paths) (s module.Secrets, forget func(), err error) {
 	s, err = module.FindSecrets(j.Destination, os.Getenv)
-	if err != nil || !j.Destination.Gateway || strings.HasPrefix(j.Gateway.URL, "unix:") {
+	if err != nil || !j.Destination.Gateway {
 		return s, func() {}, err
+	}
+	// restic from 0.17 on would try for a quarter of an hour to reach a gateway that is not there.
+	if err := knock(ctx, j.Gateway); err != nil {
+		return s, nil, &gatewayError{err}
+	}
+	if strings.HasPrefix(j.Gateway.URL, "unix:") {
+		return s, func() {}, nil
 	}
 	mode := token.All
 	if j.Plan.AddOnly {
@@ -61,6 +69,37 @@ func (j Job) secrets(paths config.Paths) (s module.Secrets, forget func(), err e
 		_ = made.Remove() // it ends with this process at the latest
 		_ = os.Remove(path)
 	}, nil
+}
+
+// gatewayError says that the gateway cannot be reached.
+type gatewayError struct{ err error }
+
+func (e *gatewayError) Error() string { return "the gateway cannot be reached: " + e.err.Error() }
+func (e *gatewayError) Unwrap() error { return e.err }
+
+// knockTimeout bounds how long the gateway may take to accept a connection.
+const knockTimeout = 30 * time.Second
+
+// knock connects to the gateway, which starts it where its socket is systemd's.
+func knock(ctx context.Context, g config.Gateway) error {
+	ctx, cancel := context.WithTimeout(ctx, knockTimeout)
+	defer cancel()
+	network, address := "unix", strings.TrimPrefix(g.URL, "unix:")
+	if address == g.URL {
+		u, err := url.Parse(g.URL)
+		if err != nil {
+			return err
+		}
+		network, address = "tcp", u.Host
+		if u.Port() == "" {
+			address = net.JoinHostPort(u.Hostname(), u.Scheme) // services(5) knows both
+		}
+	}
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // sweepAttempts removes what runs that were killed have left: their tokens are gone or good for nothing.
@@ -130,21 +169,33 @@ func (r *Runner) putMetadata(ctx context.Context, job Job, result *status.Result
 	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, base+"/"+d.ID+"/"+m.Type+"/"+m.UUID+".json", bytes.NewReader(append(data, '\n')))
-	if err != nil {
-		return err
-	}
-	req.SetBasicAuth(r.Config.Node.Name, made.Text)
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
+	ask := func(method, path string, body []byte) (int, error) {
+		req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
+		if err != nil {
+			return 0, err
+		}
+		req.SetBasicAuth(r.Config.Node.Name, made.Text)
+		resp, err := client.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode < 300 {
+			return resp.StatusCode, nil
+		}
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
-		return fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(strings.ToValidUTF8(string(text), "?")))
+		return resp.StatusCode, fmt.Errorf("the gateway answered %s: %s", resp.Status, strings.TrimSpace(strings.ToValidUTF8(string(text), "?")))
 	}
-	return nil
+	folder := "/" + d.ID + "/" + m.Type
+	file := folder + "/" + m.UUID + ".json"
+	code, err := ask(http.MethodPut, file, append(data, '\n'))
+	if code == http.StatusConflict || code == http.StatusNotFound { // its folder is not there: nothing of the type was ever saved
+		if _, err := ask("MKCOL", folder, nil); err != nil {
+			return err
+		}
+		_, err = ask(http.MethodPut, file, append(data, '\n'))
+	}
+	return err
 }
 
 // gatewayClient returns a client for the gateway, and what its URLs begin with.

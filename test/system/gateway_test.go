@@ -3,9 +3,17 @@
 package system
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io/fs"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,10 +25,9 @@ import (
 )
 
 const (
-	vault   = "/srv/vault" // of destination vault, a folder behind the gateway
-	cloud   = "/srv/cloud" // of destination cloud, reached through rclone
-	gateway = "http://127.0.0.1:4694"
-	rootAt  = "/etc/sdbackup/secret/cloud.rclone.conf"
+	vault  = "/srv/vault" // of destination vault, a folder behind the gateway
+	cloud  = "/srv/cloud" // of destination cloud, reached through rclone
+	rootAt = "/etc/sdbackup/secret/cloud.rclone.conf"
 	// A secret of the storage that only the gateway may know.
 	storageSecret = "planted-storage-secret-4Hw"
 )
@@ -276,16 +283,68 @@ func TestGatewayKilled(t *testing.T) {
 	}
 }
 
-// A gateway that nobody needs exits, and the next who needs it starts it again.
-func TestGatewayIdle(t *testing.T) {
-	h := newHost(t)
-	dropIn := "/etc/systemd/system/backup-gateway.service.d/idle.conf"
-	h.write(dropIn, "[Service]\nExecStart=\nExecStart=/usr/bin/backup-gateway serve --exit-idle-time=1s\n", 0o644)
+// serving gives the gateway's service other flags for this test.
+func (h *host) serving(flags string) {
+	h.Helper()
+	dropIn := "/etc/systemd/system/backup-gateway.service.d/test.conf"
+	h.write(dropIn, "[Service]\nExecStart=\nExecStart=/usr/bin/backup-gateway serve "+flags+"\n", 0o644)
 	h.must("systemctl", "daemon-reload")
-	t.Cleanup(func() {
+	h.Cleanup(func() {
 		os.RemoveAll(filepath.Dir(dropIn))
 		exec.Command("systemctl", "daemon-reload").Run()
 	})
+}
+
+// A gateway with a certificate of one's own is reached by modules, and by nobody who does not know the certificate.
+func TestGatewayTLS(t *testing.T) {
+	h := newHost(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"}, NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := "/etc/sdbackup/tls"
+	h.write(dir+"/cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})), 0o644)
+	h.write(dir+"/key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})), 0o600)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h.serving("--tls --tls-cert=" + dir + "/cert.pem --tls-key=" + dir + "/key.pem --tls-min-version=1.3")
+	const url = "https://127.0.0.1:4694"
+	h.behindGateway("[gateway]\nurl = \"" + url + "\"\nca-file = \"" + dir + "/cert.pem\"\n\n" + h.module("sealed", "sealed", "") +
+		h.to("cloud", "sealing", `"sealed"`, "[backup.sealing.retention]\nkeep-last = 1\n"))
+	for range 2 {
+		h.must("systemctl", "start", "backup@sealing.service")
+	}
+	repository := cloud + "/backups/wiki/" + uuid("sealed")
+	if n := h.count(repository); n != 1 {
+		t.Errorf("%d snapshots, want 1", n)
+	}
+	if _, err := os.Stat(repository + ".json"); err != nil {
+		t.Error(err)
+	}
+	h.must("module-backup", "shell", "sealed", "--", "check")
+	if _, _, code := h.run("curl", "-s", url); code != 60 && code != 77 { // 77: it knows no certificate at all
+		t.Errorf("curl, which does not know the certificate, exits with %d, want 60 or 77", code)
+	}
+	if _, _, code := h.run("curl", "-s", "--cacert", dir+"/cert.pem", "--tls-max", "1.2", url); code != 35 {
+		t.Errorf("curl with TLS 1.2 exits with %d, want 35", code)
+	}
+}
+
+// A gateway that nobody needs exits, and the next who needs it starts it again.
+func TestGatewayIdle(t *testing.T) {
+	h := newHost(t)
+	h.serving("--exit-idle-time=1s")
 	h.behindGateway(h.module("idle", "idle", "") + h.to("cloud", "idler", `"idle"`, ""))
 	for range 2 {
 		h.must("systemctl", "start", "backup@idler.service")
@@ -337,7 +396,7 @@ func TestGatewayUnixSocket(t *testing.T) {
 func TestGatewayAway(t *testing.T) {
 	h := newHost(t)
 	h.behindGateway(h.module("lost", "lost", "") + h.module("found", "found", "") + h.to("vault", "away", `"lost"`, "retry-timeout = \"1s\"\n") +
-		h.to("cloud", "dead", `"lost"`, "retry-timeout = \"1s\"\n") + h.to("vault", "alive", `"found"`, ""))
+		h.to("cloud", "dead", `"lost"`, "timeout = \"20s\"\nretry-timeout = \"1s\"\n") + h.to("vault", "alive", `"found"`, ""))
 	out := h.exits(1, "run-backup", "away")
 	if !strings.Contains(out, "backup-gateway.socket") {
 		t.Errorf("run-backup says %q, want it to name the socket unit", out)

@@ -474,11 +474,29 @@ END`)...)
 	}
 	h.must(as("systemctl", "--user", "start", "backup@own.service")...)
 	h.must(as("run-backup", "--user", "own")...)
+	h.must(as("module-backup", "--user", "shell", "notes", "--", "check")...)
 	var list []any
 	out := h.must(as("restic", "-r", "/home/carol/archive/files/6a0e2f5c-8f0b-4a55-9d8e-0f2a7a7be001", "--password-file", "/home/carol/password",
 		"--no-cache", "snapshots", "--json")...)
 	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 2 {
 		t.Errorf("%d snapshots, %v; want 2", len(list), err)
+	}
+	// A gateway, too: by its socket, to carol alone.
+	h.must(as("sh", "-c", `mkdir ~/held && cat >> ~/.config/sdbackup/notes.toml <<'END'
+
+[destination.held]
+repository = "/home/carol/held"
+password-file = "/home/carol/password"
+gateway = true
+END`)...)
+	h.must(as("systemctl", "--user", "start", "backup-gateway.socket")...)
+	curl := []string{"curl", "-sS", "-X", "PROPFIND", "-H", "Depth: 1", "--unix-socket", "/run/user/" + uid + "/sdbackup/gateway.sock", "http://gateway/"}
+	if out := h.must(as(curl...)...); !strings.Contains(out, "/held/") {
+		t.Errorf("the gateway lists %s, want destination held", out)
+	}
+	h.must("sh", "-c", "id onlooker >/dev/null 2>&1 || useradd --system onlooker")
+	if _, _, code := h.run(append([]string{"setpriv", "--reuid=onlooker", "--clear-groups"}, curl...)...); code == 0 {
+		t.Error("another user can reach carol's gateway")
 	}
 }
 
