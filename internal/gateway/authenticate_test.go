@@ -63,11 +63,17 @@ func TestHtpasswd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	users(fmt.Sprintf("wiki1:%s\nweb2:%s\nstranger:%s\n", hash, hash, hash))
+	users(fmt.Sprintf("wiki1:%s\nweb2:%s\nstranger:%s\nmetrics:%s\n", hash, hash, hash, hash))
 	f.reconfigure("node.name", "gateway.htpasswd-file = \""+f.dir+"/htpasswd\"\ngateway.nodes = [\"web2\"]\nnode.name")
 	f.rest(200, "wiki1:secret", "POST", "/archive/"+own+"/?create=true", "")
 	f.rest(403, "wiki1:secret", "GET", "/archive/"+other+"/config", "")
 	f.rest(404, "web2:secret", "GET", "/archive/"+other+"/config", "")
+	for login, code := range map[string]int{"metrics:secret": 200, "web2:secret": 200, "wiki1:secret": 403} {
+		if got, text := f.ask(login, "GET", "/metrics", ""); got != code || strings.Contains(text, "backup_gateway_destination_up") != (code == 200) {
+			t.Errorf("/metrics for %s: %d; want %d", login, got, code)
+		}
+	}
+	f.rest(403, "metrics:secret", "GET", "/archive/"+own+"/config", "")
 	for _, login := range []string{"stranger:secret", "wiki1:wrong", "nobody:secret", "wiki1:"} {
 		f.rest(401, login, "GET", "/archive/"+own+"/config", "")
 	}

@@ -122,7 +122,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(answer, "who are you? a user and password, or a run token, is needed", http.StatusUnauthorized)
 		return
 	}
-	if r.URL.Path == "/metrics" && who.Node {
+	if r.URL.Path == "/metrics" && (who.Node || who.Name == metricsUser) {
 		s.metrics.handler.ServeHTTP(answer, r)
 		return
 	}
