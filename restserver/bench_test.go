@@ -40,14 +40,17 @@ func serveStore(tb testing.TB, s *Store) *httptest.Server {
 	return server
 }
 
-// hashOnly receives and hashes.
-func hashOnly(tb testing.TB) *httptest.Server {
+// receiveOnly receives, and hashes or not.
+func receiveOnly(tb testing.TB, hash bool) *httptest.Server {
 	tb.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		h := sha256.New()
+		to := io.Discard
+		if hash {
+			to = sha256.New()
+		}
 		b := buffers.Get().(*buffer)
 		defer buffers.Put(b)
-		_, _ = io.CopyBuffer(struct{ io.Writer }{h}, r.Body, b.data)
+		_, _ = io.CopyBuffer(struct{ io.Writer }{to}, r.Body, b.data)
 	}))
 	server.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64
 	tb.Cleanup(server.Close)
@@ -118,27 +121,37 @@ func uploads(b *testing.B, server *httptest.Server, dir string, size, clients in
 	wg.Wait()
 }
 
-// benchDirs are where benchmarks store: a disk, and, for what the code costs without one, a tmpfs.
-func benchDirs(b *testing.B) map[string]string {
-	dirs := map[string]string{"disk": b.TempDir()}
-	if dir, err := os.MkdirTemp("/dev/shm", "restserver"); err == nil {
-		b.Cleanup(func() { os.RemoveAll(dir) })
-		dirs["tmpfs"] = dir
+// benchDir makes a folder to store in: on a disk, or, for what the code costs without one, on a tmpfs.
+func benchDir(b *testing.B, where string) string {
+	if where == "disk" {
+		return b.TempDir()
 	}
-	return dirs
+	dir, err := os.MkdirTemp("/dev/shm", "restserver")
+	if err != nil {
+		b.Skip(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func BenchmarkUpload(b *testing.B) {
 	for _, c := range []struct {
 		name          string
 		size, clients int
-	}{{"16MiB/8clients", 16 << 20, 8}, {"16MiB/1client", 16 << 20, 1}, {"4KiB/8clients", 4 << 10, 8}, {"4KiB/1client", 4 << 10, 1}} {
-		b.Run(c.name+"/reference", func(b *testing.B) { uploads(b, hashOnly(b), "", c.size, c.clients) })
-		for where := range benchDirs(b) {
+		noVerify      bool
+	}{
+		{"16MiB/8clients", 16 << 20, 8, false},
+		{"16MiB/1client", 16 << 20, 1, false},
+		{"16MiB/8clients/unverified", 16 << 20, 8, true},
+		{"16MiB/1client/unverified", 16 << 20, 1, true},
+		{"4KiB/8clients", 4 << 10, 8, false},
+		{"4KiB/1client", 4 << 10, 1, false},
+	} {
+		b.Run(c.name+"/reference", func(b *testing.B) { uploads(b, receiveOnly(b, !c.noVerify), "", c.size, c.clients) })
+		for _, where := range []string{"disk", "tmpfs"} {
 			b.Run(c.name+"/"+where, func(b *testing.B) {
-				dir := benchDirs(b)[where]
-				s := &Store{Dir: dir}
-				server := serveStore(b, s)
+				dir := benchDir(b, where)
+				server := serveStore(b, &Store{Dir: dir, NoVerify: c.noVerify})
 				post(b, server, "/?create=true")
 				uploads(b, server, dir, c.size, c.clients)
 			})

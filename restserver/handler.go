@@ -1,12 +1,14 @@
 package restserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -24,8 +26,9 @@ const metricsUser = "metrics"
 // NewHandler, and not changed after.
 //
 // It answers as rest-server does, but for this: a 401 says what is wanted (WWW-Authenticate); passwords that were right are really
-// remembered; symbolic links do not lead out of Path; the config counts for MaxRepoSize; a refused upload leaves nothing behind; and a
-// client that is silent in the midst of a transfer is not waited for longer than StallTimeout.
+// remembered; symbolic links do not lead out of Path; the config counts for MaxRepoSize; a refused upload leaves nothing behind, and
+// what a server leaves that is killed, Clean removes; a client that is silent in the midst of a transfer is not waited for longer than
+// StallTimeout; and a path that is not clean is 404, not a redirect.
 type Server struct {
 	Path   string // the folder of all repositories; made when it is missing
 	Listen string // address; for whoever listens, not used here
@@ -116,6 +119,35 @@ func (s *Server) Reload() error {
 	return s.users.Reload()
 }
 
+// Clean removes the temporary files of uploads that a server did not live to end: those in all repositories that nobody has written to
+// for as long as age, which must be longer than StallTimeout. It returns how many. The quota gets their room back.
+func (s *Server) Clean(ctx context.Context, age time.Duration) (removed int, err error) {
+	var errs []error
+	var clean func(sub string, depth int)
+	clean = func(sub string, depth int) {
+		if ctx.Err() != nil {
+			return
+		}
+		store := s.store()
+		store.Sub = sub
+		n, err := store.Clean(age)
+		removed += n
+		errs = append(errs, err)
+		if depth == 0 {
+			return
+		}
+		entries, err := os.ReadDir(filepath.Join(s.Path, sub))
+		errs = append(errs, ignoreMissing(err))
+		for _, e := range entries {
+			if e.IsDir() && !isFolderType(e.Name()) {
+				clean(path.Join(sub, e.Name()), depth-1)
+			}
+		}
+	}
+	clean("", MaxFolderDepth)
+	return removed, errors.Join(append(errs, ctx.Err())...)
+}
+
 // ServeHTTP answers a request, once NewHandler has prepared the server.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.Debug {
@@ -127,8 +159,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Also of an answer that was cut: then it panics.
 		defer func() { _, _ = s.access.Write(combined(r, rec, start)) }()
 	}
+	store := s.store()
 	// What is left of a body must not be waited for for ever, either.
-	newBody(w, r, s.store().stallTimeout())
+	newBody(w, r, store.stallTimeout())
 
 	user, ok := s.authenticate(r)
 	if s.metrics != nil && r.URL.Path == "/metrics" {
@@ -154,7 +187,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.unauthorized(rec)
 		return
 	}
-	store := s.store()
 	store.Sub = strings.Join(folders, "/")
 	if s.metrics != nil {
 		store.Count = s.metrics.observer(user, store.Sub)
@@ -193,7 +225,11 @@ func (s *Server) authenticate(r *http.Request) (user string, ok bool) {
 		return user, user != ""
 	}
 	user, password, ok := r.BasicAuth()
-	if !ok || !s.users.Validate(user, password) {
+	if !ok {
+		return "", false
+	}
+	if !s.users.Validate(user, password) {
+		s.Logger.Warn("wrong user or password", "user", user, "client", r.RemoteAddr)
 		return "", false
 	}
 	return user, true

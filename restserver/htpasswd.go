@@ -38,15 +38,9 @@ type HtpasswdFile struct {
 
 	mu       sync.Mutex // of all below
 	users    *users
-	loaded   fileVersion
+	loaded   fs.FileInfo // of the file that the users are of
 	checked  time.Time
 	complain bool // about the next reload that fails; it has been said, if not
-}
-
-// fileVersion is what tells that a file has changed.
-type fileVersion struct {
-	modified time.Time
-	size     int64
 }
 
 // users are those of one version of the file, with what is known of their passwords. Another version starts with nothing.
@@ -54,6 +48,8 @@ type users struct {
 	hashes map[string]passwordHash
 	dummy  []byte // a bcrypt hash of nobody's, as costly as the costliest in the file
 	key    []byte // random: what is kept of a password is of no use elsewhere
+
+	compare func(hash, password []byte) error // of bcrypt; a test counts
 
 	mu    sync.Mutex
 	known map[string]knownPassword // by user
@@ -83,7 +79,8 @@ func NewHtpasswd(path string, log *slog.Logger) (*HtpasswdFile, error) {
 	return h, nil
 }
 
-// Reload reads the file again. The users and passwords stay as they were when it fails.
+// Reload reads the file again. The users and passwords stay as they were when it fails, also for a file in which every line is wrong;
+// one that is empty, but for comments, has no users.
 func (h *HtpasswdFile) Reload() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -104,6 +101,9 @@ func (h *HtpasswdFile) reload() error {
 	if err != nil {
 		return fmt.Errorf("read users of %s: %w", h.path, err)
 	}
+	if h.users != nil && len(hashes) == 0 && len(skipped) > 0 {
+		return fmt.Errorf("read users of %s: no line names one, and line %d is wrong: %s", h.path, skipped[0].line, skipped[0].why)
+	}
 	for _, s := range skipped {
 		h.log.Warn("skipped a line of the file of users: "+s.why, "path", h.path, "line", s.line)
 	}
@@ -111,13 +111,16 @@ func (h *HtpasswdFile) reload() error {
 	if err != nil {
 		return err
 	}
-	h.users, h.loaded, h.complain = fresh, versionOf(info), true
+	h.users, h.loaded, h.complain = fresh, info, true
 	return nil
 }
 
-func versionOf(info fs.FileInfo) fileVersion { return fileVersion{info.ModTime(), info.Size()} }
+// sameVersion tells that a file is neither another one nor written to since.
+func sameVersion(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
+}
 
-// ReloadCheck reads the file again if its time or size has changed; it looks at most once in CheckInterval. A failure is also logged,
+// ReloadCheck reads the file again if it is another one, or its time or size has changed; it looks at most once in CheckInterval. A failure is also logged,
 // but only the first of several.
 func (h *HtpasswdFile) ReloadCheck() error {
 	h.mu.Lock()
@@ -129,7 +132,7 @@ func (h *HtpasswdFile) ReloadCheck() error {
 	h.checked = now
 	info, err := os.Stat(h.path)
 	if err == nil {
-		if versionOf(info) == h.loaded {
+		if sameVersion(info, h.loaded) {
 			return nil
 		}
 		err = h.reload()
@@ -155,7 +158,7 @@ func (h *HtpasswdFile) Validate(user, password string) bool {
 
 func newUsers(hashes map[string]passwordHash) (*users, error) {
 	u := &users{
-		hashes: hashes, key: make([]byte, sha256.Size),
+		hashes: hashes, key: make([]byte, sha256.Size), compare: bcrypt.CompareHashAndPassword,
 		known: make(map[string]knownPassword), busy: make(map[[sha256.Size]byte]*verification),
 	}
 	_, _ = rand.Read(u.key) // never fails
@@ -184,7 +187,7 @@ func dummyHash(cost int) ([]byte, error) {
 // validate asks what is known first. Whoever fails has cost a bcrypt, so that the time does not tell who is a user.
 func (u *users) validate(user, password string, now func() time.Time) bool {
 	mac := hmac.New(sha256.New, u.key)
-	_, _ = io.WriteString(mac, user+"\x00"+password)
+	_, _ = fmt.Fprintf(mac, "%d:%s%s", len(user), user, password) // no two pairs are the same text
 	var digest [sha256.Size]byte
 	mac.Sum(digest[:0])
 
@@ -206,9 +209,9 @@ func (u *users) validate(user, password string, now func() time.Time) bool {
 	u.mu.Unlock()
 
 	hash, exists := u.hashes[user]
-	v.ok = exists && hash.matches(password)
+	v.ok = exists && u.matches(hash, password)
 	if !v.ok && hash.cost == 0 {
-		_ = bcrypt.CompareHashAndPassword(u.dummy, []byte(password))
+		_ = u.compare(u.dummy, []byte(password))
 	}
 	u.mu.Lock()
 	delete(u.busy, digest)
@@ -227,9 +230,9 @@ type passwordHash struct {
 	cost int    // of bcrypt, or 0
 }
 
-func (h passwordHash) matches(password string) bool {
+func (u *users) matches(h passwordHash, password string) bool {
 	if h.cost > 0 {
-		return bcrypt.CompareHashAndPassword(h.text, []byte(password)) == nil
+		return u.compare(h.text, []byte(password)) == nil
 	}
 	sum := sha1.Sum([]byte(password)) //nolint:gosec // see above
 	return subtle.ConstantTimeCompare(sum[:], h.sha) == 1
@@ -241,13 +244,10 @@ type skippedLine struct {
 	why  string
 }
 
-// maxHtpasswdBytes bounds the file.
-const maxHtpasswdBytes = 16 << 20
-
 // parseHtpasswd reads lines USER:HASH; the last of a user counts. Lines that are empty, but for space, or begin with # are comments.
 func parseHtpasswd(r io.Reader) (hashes map[string]passwordHash, skipped []skippedLine, err error) {
 	hashes = make(map[string]passwordHash)
-	lines := bufio.NewScanner(io.LimitReader(r, maxHtpasswdBytes))
+	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 || line[0] == '#' {

@@ -44,7 +44,7 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request, objectType string) 
 		return err
 	}
 	defer root.Close()
-	if l.root, err = root.OpenRoot(objectType); err != nil {
+	if l.root, err = openRoot(root, objectType); err != nil {
 		return err
 	}
 	defer l.root.Close()

@@ -26,7 +26,7 @@ func newRegistry() *prometheus.Registry {
 
 func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 	m := &metrics{
-		handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}),
+		handler: promhttp.InstrumentMetricHandler(registry, promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry})),
 		count:   make(map[Kind]*prometheus.CounterVec),
 		bytes:   make(map[Kind]*prometheus.CounterVec),
 	}

@@ -142,8 +142,12 @@ func (s *Store) removeFile(root *os.Root, name, objectType string) error {
 	if err != nil {
 		return err
 	}
-	s.release(info.Size())
-	s.count(Delete, objectType, info.Size())
+	size := info.Size()
+	if !info.Mode().IsRegular() {
+		size = 0 // of a link, it is not what the link took
+	}
+	s.release(size)
+	s.count(Delete, objectType, size)
 	return nil
 }
 
@@ -184,8 +188,9 @@ func (s *Store) Clean(age time.Duration) (removed int, err error) {
 	var errs []error
 	clean := func(dir string) {
 		entries, err := fs.ReadDir(root.FS(), dir)
-		if !missing(err) {
-			errs = append(errs, err)
+		if err != nil {
+			errs = append(errs, ignoreMissing(err))
+			return
 		}
 		for _, e := range entries {
 			name, _, temp := strings.Cut(e.Name(), tempMark)
@@ -197,7 +202,7 @@ func (s *Store) Clean(age time.Duration) (removed int, err error) {
 				continue
 			}
 			if err := root.Remove(path.Join(dir, e.Name())); err != nil {
-				errs = append(errs, err)
+				errs = append(errs, ignoreMissing(err))
 				continue
 			}
 			s.release(info.Size())

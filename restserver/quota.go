@@ -1,7 +1,6 @@
 package restserver
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -44,7 +43,7 @@ func NewLimit(dir string, maxBytes int64) (*Limit, error) {
 
 // ignoreMissing is for what is removed while a folder is walked through.
 func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	if missing(err) {
 		return nil
 	}
 	return err

@@ -175,8 +175,12 @@ func (s *Store) open() (*os.Root, error) {
 		return root, err
 	}
 	defer root.Close()
-	return root.OpenRoot(s.Sub)
+	return openRoot(root, s.Sub)
 }
+
+// openRoot opens a folder as a root. With the dot, only a folder can be opened: OpenRoot by itself waits for ever for the writer of a
+// named pipe, and its error for a file cannot be told from others.
+func openRoot(root *os.Root, path string) (*os.Root, error) { return root.OpenRoot(path + "/.") }
 
 // openMade opens the folder of the repository, and makes it where it is missing.
 func (s *Store) openMade() (*os.Root, error) {
@@ -206,7 +210,7 @@ func (s *Store) openMade() (*os.Root, error) {
 	if err := s.makeFolder(base, s.Sub); err != nil {
 		return nil, err
 	}
-	return base.OpenRoot(s.Sub)
+	return openRoot(base, s.Sub)
 }
 
 func (s *Store) dirMode() fs.FileMode {

@@ -608,7 +608,21 @@ func TestFullDisk(t *testing.T) {
 	if left := files(t, dir); len(left) > 0 {
 		t.Errorf("%q are left", left)
 	}
+	// Also for what is small, when there is nothing left at all.
 	small, content := blob("small")
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("fill the disk: %v", err)
+	}
+	if got := do(t, server, "POST", "/data/"+small, content); got.code != 507 {
+		t.Errorf("POST of %d bytes to a full disk: %d %q; want 507", len(content), got.code, got.body)
+	}
+	if left := files(t, dir); !slices.Equal(left, []string{"filler"}) {
+		t.Errorf("%q are left", left)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
 	if got := do(t, server, "POST", "/data/"+small, content); got.code != 200 {
 		t.Errorf("after that: %v", got)
 	}

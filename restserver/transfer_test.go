@@ -14,11 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -60,8 +60,17 @@ func FuzzRange(f *testing.F) {
 		if a, b := got.Body.String(), want.Body.String(); a != b && !(multipart && len(a) == len(b)) {
 			t.Errorf("Range %q: %q; want %q", header, a, b)
 		}
-		if a, b := got.Header().Get("Content-Range"), want.Header().Get("Content-Range"); a != b {
-			t.Errorf("Range %q: Content-Range %q; want %q", header, a, b)
+		// What is said to be a range of it, is.
+		if said := got.Header().Get("Content-Range"); got.Code == 206 && !multipart {
+			var from, to, of int
+			if _, err := fmt.Sscanf(said, "bytes %d-%d/%d", &from, &to, &of); err != nil || of != len(content) || from < 0 || from > to+1 || to >= of {
+				t.Fatalf("Range %q: Content-Range %q", header, said)
+			}
+			if body := got.Body.String(); body != string(content[from:to+1]) {
+				t.Errorf("Range %q: Content-Range %q, and %q", header, said, body)
+			}
+		} else if got.Code == 200 && got.Body.String() != string(content) {
+			t.Errorf("Range %q: 200, and %q", header, got.Body)
 		}
 	})
 }
@@ -69,259 +78,274 @@ func FuzzRange(f *testing.F) {
 func TestDownload(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 3*pieceBytes/16+1)
 	s, o := stored(t, content)
-	var events []Event
-	s.Count = func(e Event) { events = append(events, e) }
+	events := make(chan Event, 100)
+	s.Count = func(e Event) { events <- e }
 	server := serveStore(t, s)
 	path := "/data/" + o.Name
 	if got := do(t, server, "HEAD", path, nil); got.header.Get("Content-Length") != fmt.Sprint(len(content)) || got.body != "" {
 		t.Errorf("HEAD: %v", got.header)
 	}
-	for header, want := range map[string]string{
-		"":                                    string(content),
-		"bytes=5-9":                           string(content[5:10]),
-		"bytes=-7":                            string(content[len(content)-7:]),
-		"bytes=300000-":                       string(content[300000:]),
-		"bytes=16-" + strings.Repeat("9", 12): string(content[16:]),
+	for _, c := range []struct {
+		header string
+		code   int
+		want   string
+	}{
+		{"", 200, string(content)},
+		{"bytes=0-", 206, string(content)},
+		{"bytes=5-9", 206, string(content[5:10])},
+		{"bytes=0-0", 206, "0"},
+		{"bytes=-7", 206, string(content[len(content)-7:])},
+		{"bytes=-" + strings.Repeat("9", 12), 206, string(content)},
+		{"bytes=300000-", 206, string(content[300000:])},
+		{"bytes=16-" + strings.Repeat("9", 12), 206, string(content[16:])},
+		{fmt.Sprintf("bytes=%d-", len(content)), 416, "invalid range: failed to overlap\n"},
+		{"bytes=9-5", 416, "invalid range\n"},
+		{"bytes=--5", 416, "invalid range\n"},
+		{"bytes=-5-9", 416, "invalid range\n"},
+		{"bytes=0-" + strings.Repeat("9", 30), 416, "invalid range\n"},
+		{"bytes=x", 416, "invalid range\n"},
+		{"lines=1-2", 416, "invalid range\n"},
 	} {
-		events = nil
-		got := do(t, server, "GET", path, nil, "Range: "+header)
-		if got.body != want || got.header.Get("Content-Type") != objectMime {
-			t.Errorf("Range %q: %d, %d bytes of %s; want %d", header, got.code, len(got.body), got.header.Get("Content-Type"), len(want))
+		got := do(t, server, "GET", path, nil, "Range: "+c.header)
+		if got.code != c.code || got.body != c.want {
+			t.Errorf("Range %q: %d, %d bytes; want %d, %d bytes", c.header, got.code, len(got.body), c.code, len(c.want))
 		}
-		server.Config.Handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("HEAD", path, nil)) // an event may be late
-	}
-	server.Close()
-	if want := (Event{Read, "data", int64(len(content) - 16)}); len(events) > 1 {
-		t.Errorf("events %v; want one, like %v", events, want)
+		if c.code < 400 && got.header.Get("Content-Type") != objectMime {
+			t.Errorf("Range %q: of type %s", c.header, got.header.Get("Content-Type"))
+		}
+		if e := <-events; e != (Event{Read, "data", int64(len(c.want))}) {
+			t.Errorf("Range %q: event %v; want %d bytes", c.header, e, len(c.want))
+		}
 	}
 }
 
-// sendfileWriter notes how an answer reached the connection.
-type sendfileWriter struct {
-	http.ResponseWriter
+// sendfileListener has connections that note how much of files they are given to send by themselves.
+type sendfileListener struct {
+	net.Listener
 	files *atomic.Int64
 }
 
-func (w sendfileWriter) ReadFrom(r io.Reader) (int64, error) {
+func (l sendfileListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return sendfileConn{c.(*net.TCPConn), l.files}, nil
+}
+
+type sendfileConn struct {
+	*net.TCPConn
+	files *atomic.Int64
+}
+
+// ReadFrom is what net/http calls for sendfile(2).
+func (c sendfileConn) ReadFrom(r io.Reader) (int64, error) {
+	n, err := c.TCPConn.ReadFrom(r)
 	if l, ok := r.(*io.LimitedReader); ok {
 		if _, ok := l.R.(*os.File); ok {
-			w.files.Add(l.N)
+			c.files.Add(n)
 		}
-	}
-	return io.Copy(w.ResponseWriter, r)
-}
-
-func (w sendfileWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func TestDownloadsAreSentByTheConnection(t *testing.T) {
-	content := bytes.Repeat([]byte("x"), 3*pieceBytes)
-	s, o := stored(t, content)
-	var n atomic.Int64
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := s.Serve(sendfileWriter{w, &n}, r, o); err != nil {
-			Answer(w, err)
-		}
-	}))
-	defer server.Close()
-	if got := do(t, server, "GET", "/", nil); got.body != string(content) || n.Load() != int64(len(content)) {
-		t.Errorf("%d bytes, %d of them as a file; want %d", len(got.body), n.Load(), len(content))
-	}
-}
-
-// TestSilentClients are cut off, and those that are slow are not.
-func TestSilentClients(t *testing.T) {
-	const timeout = 200 * time.Millisecond
-	content := bytes.Repeat([]byte("x"), 32<<20) // more than all that lies between
-	s, o := stored(t, content)
-	s.StallTimeout = timeout
-	ended := make(chan error, 1)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, o, _ := ParsePath(r.URL.Path)
-		err := s.Serve(w, r, o)
-		ended <- err
-		if err != nil {
-			Answer(w, err)
-		}
-	}))
-	defer server.Close()
-	dial := func() net.Conn {
-		c, err := net.Dial("tcp", server.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	within := func(what string) error {
-		t.Helper()
-		select {
-		case err := <-ended:
-			return err
-		case <-time.After(20 * time.Second):
-			t.Fatalf("%s: the request hangs", what)
-			return nil
-		}
-	}
-	name, small := blob("slow but steady")
-
-	fmt.Fprintf(dial(), "POST /data/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc", name)
-	if err := within("upload"); !errors.Is(err, ErrBody) || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("an upload that stalls: %v; want ErrBody, for the deadline", err)
-	}
-	fmt.Fprintf(dial(), "GET /data/%s HTTP/1.1\r\nHost: x\r\n\r\n", o.Name)
-	_ = within("download") // cut: what was sent has been counted
-
-	// Body that nobody reads.
-	c := dial()
-	fmt.Fprintf(c, "POST /data/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc", o.Name)
-	if err := within("refused upload"); !errors.Is(err, ErrExists) {
-		t.Errorf("refused upload: %v", err)
-	}
-	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if _, err := io.ReadAll(c); err != nil {
-		t.Errorf("the connection of a refused upload stays open: %v", err)
-	}
-
-	c = dial()
-	fmt.Fprintf(c, "POST /data/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", name, len(small))
-	for i := range small {
-		time.Sleep(timeout / 4) // the slowness is what is tested
-		_, _ = c.Write(small[i : i+1])
-	}
-	if err := within("slow upload"); err != nil {
-		t.Errorf("an upload of a byte now and then: %v", err)
-	}
-	// The connection has no deadline left of it.
-	time.Sleep(2 * timeout)
-	fmt.Fprintf(c, "GET /data/%s HTTP/1.1\r\nHost: x\r\n\r\n", name)
-	answers := bufio.NewReader(c)
-	for range 2 {
-		resp, err := http.ReadResponse(answers, nil)
-		if err != nil || resp.StatusCode != 200 {
-			t.Fatalf("on the same connection: %v, %v", resp, err)
-		}
-		_, _ = io.Copy(io.Discard, resp.Body)
-	}
-	_ = within("small download")
-	time.Sleep(2 * timeout)
-	fmt.Fprintf(c, "HEAD /data/%s HTTP/1.1\r\nHost: x\r\n\r\n", name)
-	if resp, err := http.ReadResponse(answers, &http.Request{Method: "HEAD"}); err != nil || resp.StatusCode != 200 {
-		t.Fatalf("on the same connection: %v, %v", resp, err)
-	}
-}
-
-// TestMemory has many clients send large bodies at once.
-func TestMemory(t *testing.T) {
-	const (
-		clients  = 64
-		size     = 16 << 20
-		maxInUse = 64 << 20
-	)
-	server := serveStore(t, &Store{Dir: t.TempDir()})
-	bodies := newBodies(size)
-	debug.FreeOSMemory()
-	var gone, together sync.WaitGroup
-	together.Add(clients)
-	for range clients {
-		gone.Go(func() {
-			name, body := bodies.next()
-			// All have begun before one ends.
-			waiting := &onEOF{body(), func() { together.Done(); together.Wait() }}
-			req, _ := http.NewRequest("POST", server.URL+"/data/"+name, waiting)
-			req.ContentLength = size
-			resp, err := server.Client().Do(req)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp.Body.Close()
-			if resp.StatusCode != 200 {
-				t.Error(resp.Status)
-			}
-		})
-	}
-	done := make(chan struct{})
-	go func() { gone.Wait(); close(done) }()
-	var most uint64
-	for running := true; running; {
-		select {
-		case <-done:
-			running = false
-		case <-time.After(20 * time.Millisecond):
-		}
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		most = max(most, m.HeapInuse)
-	}
-	t.Logf("at most %d MiB in use, %d of them the body that is sent", most>>20, size>>20)
-	if most > maxInUse {
-		t.Errorf("%d MiB in use; want at most %d", most>>20, maxInUse>>20)
-	}
-}
-
-// onEOF calls a function at the end of a body.
-type onEOF struct {
-	io.Reader
-	f func()
-}
-
-func (r *onEOF) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if err == io.EOF && r.f != nil {
-		r.f()
-		r.f = nil
 	}
 	return n, err
 }
 
-func TestSyncsAreShared(t *testing.T) {
-	var s syncs
-	var began atomic.Int32
-	gate := make(chan struct{})
-	fsync := func(*os.File) error {
-		began.Add(1)
-		<-gate
-		return nil
+func TestDownloadsAreSentByTheConnection(t *testing.T) {
+	content := bytes.Repeat([]byte("x"), 3*pieceBytes+1)
+	s, o := stored(t, content)
+	handler, err := NewHandler(&Server{Path: s.Dir, NoAuth: true, Prometheus: true, Log: filepath.Join(t.TempDir(), "log")})
+	if err != nil {
+		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	id := folderID{1, 2}
-	wg.Go(func() { _ = s.sync(id, nil, fsync) })
-	for began.Load() == 0 {
-		runtime.Gosched()
-	}
-	const more = 20
-	for range more {
-		wg.Go(func() { _ = s.sync(id, nil, fsync) })
-	}
-	// One runs, which began too early for the others: they all wait for the next.
-	for s.waiting(id) == nil {
-		runtime.Gosched()
-	}
-	next := s.waiting(id)
-	time.Sleep(20 * time.Millisecond) // all others join it
-	if began.Load() != 1 || s.waiting(id) != next {
-		t.Errorf("%d syncs began; want one at a time", began.Load())
-	}
-	wg.Go(func() { _ = s.sync(folderID{3, 4}, nil, func(*os.File) error { return nil }) }) // of another folder: at once
-	close(gate)
-	wg.Wait()
-	if n := began.Load(); n != 2 {
-		t.Errorf("%d syncs for %d who wait; want 2", n, more+1)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.folders) > 1 { // the last goroutine may still be at it
-		t.Errorf("%d folders are remembered", len(s.folders))
+	var n atomic.Int64
+	server := httptest.NewUnstartedServer(handler)
+	server.Listener = sendfileListener{server.Listener, &n}
+	server.Start()
+	defer server.Close()
+	const sniffed = 512 // net/http reads so much itself, before the header
+	if got := do(t, server, "GET", "/data/"+o.Name, nil); got.body != string(content) || n.Load() != int64(len(content)-sniffed) {
+		t.Errorf("%d bytes, %d of them as a file; want %d, and all but %d", len(got.body), n.Load(), len(content), sniffed)
 	}
 }
 
-func (s *syncs) waiting(id folderID) *folderSync {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.folders[id] == nil {
-		return nil
+// pipes is a listener without a network, so that synctest knows who waits for whom.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
 	}
-	return s.folders[id].next
+}
+
+func (p *pipes) Close() error   { close(p.done); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+func (p *pipes) dial() net.Conn {
+	client, server := net.Pipe()
+	p.conns <- server
+	return client
+}
+
+// TestSilentClients are cut off, and those that are slow are not. Its hours are synctest's.
+func TestSilentClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		content := bytes.Repeat([]byte("x"), 4*pieceBytes)
+		s, o := stored(t, content)
+		ended := make(chan error, 1)
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, o, _ := ParsePath(r.URL.Path)
+			err := s.Serve(w, r, o)
+			ended <- err
+			if err != nil {
+				Answer(w, err)
+			}
+		})}
+		p := &pipes{make(chan net.Conn), make(chan struct{})}
+		go func() { _ = server.Serve(p) }()
+		defer server.Close()
+		// cut waits for the end of a request, which is to be after the timeout, and no later.
+		cut := func(what string, since time.Time) error {
+			t.Helper()
+			err := <-ended
+			if d := time.Since(since); d > DefaultStallTimeout || d < DefaultStallTimeout-DefaultStallTimeout/maxRenewals {
+				t.Errorf("%s: cut after %v; want %v", what, d, DefaultStallTimeout)
+			}
+			return err
+		}
+		name, small := blob("slow but steady")
+
+		start := time.Now()
+		c := p.dial()
+		fmt.Fprintf(c, "POST /data/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc", name)
+		if err := cut("upload", start); !errors.Is(err, ErrBody) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("an upload that stalls: %v; want ErrBody, for the deadline", err)
+		}
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 400 {
+			t.Errorf("an upload that stalls: %v, %v; want 400", resp, err)
+		}
+		c.Close()
+
+		start = time.Now()
+		c = p.dial()
+		fmt.Fprintf(c, "GET /data/%s HTTP/1.1\r\nHost: x\r\n\r\n", o.Name)
+		if err := cut("download", start); err != nil {
+			t.Errorf("a download that nobody reads: %v; want that what was sent is counted", err)
+		}
+		c.Close()
+
+		// A refused upload, of which nobody reads the body, holds its connection no longer than others.
+		start = time.Now()
+		c = p.dial()
+		fmt.Fprintf(c, "POST /data/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc", o.Name)
+		if err := <-ended; !errors.Is(err, ErrExists) {
+			t.Errorf("refused upload: %v", err)
+		}
+		if _, err := io.ReadAll(c); err != nil || time.Since(start) > DefaultStallTimeout+time.Second { // net/http lingers
+			t.Errorf("the connection of a refused upload is open for %v, %v", time.Since(start), err)
+		}
+
+		// An hour of upload, a byte now and then.
+		c = p.dial()
+		answers := bufio.NewReader(c)
+		fmt.Fprintf(c, "POST /data/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", name, len(small))
+		for i := range small {
+			time.Sleep(DefaultStallTimeout - 10*time.Second)
+			_, _ = c.Write(small[i : i+1])
+		}
+		// The connection has no deadline left of any request.
+		for _, path := range []string{name, o.Name} {
+			resp, err := http.ReadResponse(answers, nil)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("on the same connection: %v, %v", resp, err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			if err := <-ended; err != nil {
+				t.Errorf("an upload of a byte now and then, or the download of it: %v", err)
+			}
+			time.Sleep(3 * DefaultStallTimeout)
+			fmt.Fprintf(c, "GET /data/%s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+		}
+		// And a slow download.
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, pieceBytes/4)
+		n := 0
+		for err == nil {
+			var m int
+			m, err = io.ReadFull(resp.Body, buf)
+			n += m
+			time.Sleep(time.Minute)
+		}
+		if err := <-ended; err != nil || n != len(content) {
+			t.Errorf("a slow download: %d bytes, %v; want %d", n, err, len(content))
+		}
+		c.Close()
+	})
+}
+
+// TestUploadsAreNotBuffered counts what is allocated for large bodies, which do not match, so that nothing of them stays.
+func TestUploadsAreNotBuffered(t *testing.T) {
+	const (
+		uploads  = 8
+		size     = 16 << 20
+		maxBytes = 2 << 20 // for each; the race detector throws away some of what is pooled
+	)
+	s := &Store{Dir: t.TempDir()}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range uploads {
+		r := httptest.NewRequest("POST", "/", io.LimitReader(zeros{}, size))
+		r.ContentLength = size
+		if err := s.Serve(httptest.NewRecorder(), r, Object{"data", someID}); !errors.Is(err, ErrMismatch) {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := (after.TotalAlloc - before.TotalAlloc) / uploads; n > maxBytes {
+		t.Errorf("%d KiB were allocated for each upload; want at most %d", n>>10, maxBytes>>10)
+	}
+}
+
+func TestSyncsAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s syncs
+		var began atomic.Int32
+		gate := make(chan struct{})
+		fsync := func(*os.File) error {
+			began.Add(1)
+			<-gate
+			return nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = s.sync(folderID{1, 2}, nil, fsync) })
+		synctest.Wait()
+		const more = 20
+		for range more {
+			wg.Go(func() { _ = s.sync(folderID{1, 2}, nil, fsync) })
+		}
+		synctest.Wait()
+		// One runs, which began too early for the others: they all wait for the next.
+		if began.Load() != 1 {
+			t.Errorf("%d syncs began; want one at a time", began.Load())
+		}
+		_ = s.sync(folderID{3, 4}, nil, func(*os.File) error { return nil }) // of another folder: at once
+		close(gate)
+		wg.Wait()
+		if n := began.Load(); n != 2 {
+			t.Errorf("%d syncs for %d who wait; want 2", n, more+1)
+		}
+		synctest.Wait()
+		if len(s.folders) > 0 {
+			t.Errorf("%d folders are remembered", len(s.folders))
+		}
+	})
 }
 
 func TestSyncErrorsReachAllWhoWait(t *testing.T) {

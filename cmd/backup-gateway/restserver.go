@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
 	"syscall"
+	"time"
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/gateway"
@@ -75,12 +77,9 @@ func (c *restServer) Run(ctx context.Context, env *cli.Env) (err error) {
 	}
 	env.Log.Info(fmt.Sprintf("repositories in %s; authentication %s, append-only %s, private repositories %s, group access %s",
 		path, onOff(!c.NoAuth), onOff(c.AppendOnly), onOff(c.PrivateRepos), onOff(c.GroupAccessibleRepos)))
-	listeners, _, err := gateway.Listen([]string{c.Listen})
+	listener, err := c.listen()
 	if err != nil {
 		return err
-	}
-	if len(listeners) > 1 {
-		return fmt.Errorf("systemd passed %d sockets; want one", len(listeners))
 	}
 	if c.CPUProfile != "" {
 		stop, err := profile(c.CPUProfile)
@@ -90,9 +89,60 @@ func (c *restServer) Run(ctx context.Context, env *cli.Env) (err error) {
 		defer func() { err = errors.Join(err, stop()) }()
 	}
 	go reloadOnHangup(ctx, server, env)
-	env.Log.Info("serving at " + join(listeners))
+	go clean(ctx, server, env)
+	env.Log.Info("serving at " + listener.Addr().String())
 	journal.Notify("READY=1")
-	return gateway.ServeHandler(ctx, handler, listeners, tlsConfig, env.Log, nil)
+	defer journal.Notify("STOPPING=1")
+	return gateway.ServeHandler(ctx, handler, []net.Listener{listener}, tlsConfig, env.Log, nil)
+}
+
+// listen returns the socket that systemd has passed, or else listens. Unlike with gateway.Listen, the umask says who may connect to a
+// unix socket: there may be no other authentication.
+func (c *restServer) listen() (net.Listener, error) {
+	passed, activated, err := gateway.Listen(nil)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(passed) > 1:
+		return nil, fmt.Errorf("systemd passed %d sockets; want one", len(passed))
+	case activated:
+		return passed[0], nil
+	}
+	path, isUnix := strings.CutPrefix(c.Listen, "unix:")
+	if !isUnix {
+		l, err := net.Listen("tcp", c.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("listen at %s: %w", c.Listen, err)
+		}
+		return l, nil
+	}
+	l, err := net.Listen("unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		// A server that was killed leaves its socket; one that lives answers.
+		if conn, dialErr := net.Dial("unix", path); dialErr == nil {
+			conn.Close()
+		} else if errors.Is(dialErr, syscall.ECONNREFUSED) && os.Remove(path) == nil {
+			l, err = net.Listen("unix", path)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", c.Listen, err)
+	}
+	return l, nil
+}
+
+// cleanAge is how old the temporary file of an upload must be to be nobody's: another server may be at work in the same folder.
+const cleanAge = 24 * time.Hour
+
+// clean removes what is left of uploads that a server did not live to end.
+func clean(ctx context.Context, server *restserver.Server, env *cli.Env) {
+	n, err := server.Clean(ctx, cleanAge)
+	if n > 0 {
+		env.Log.Info("removed temporary files of uploads that were cut off", "files", n)
+	}
+	if err != nil && ctx.Err() == nil {
+		env.Log.Warn("remove temporary files: " + err.Error())
+	}
 }
 
 // tls reads what the flags for TLS mean together.
@@ -128,7 +178,9 @@ func reloadOnHangup(ctx context.Context, server *restserver.Server, env *cli.Env
 		case <-hangup:
 			if err := server.Reload(); err != nil {
 				env.Log.Error("the users stay as they were: " + err.Error())
+				continue
 			}
+			env.Log.Info("read the users again")
 		}
 	}
 }
