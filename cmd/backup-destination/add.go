@@ -94,7 +94,8 @@ Examples:
 
   backup-destination add archive --provider=local --path=/srv/backup
 
-  backup-destination add cloud --provider=s3 --endpoint=s3.example.org --bucket=backup --access-key-id=AKIA1 --secret-file=key.txt`
+  backup-destination add cloud --provider=s3 --endpoint=s3.example.org \
+    --bucket=backup --access-key-id=AKIA1 --secret-file=key.txt`
 }
 
 // Run adds a destination.
@@ -155,10 +156,20 @@ func sameAccount(err error, provider string) error {
 // tell says what was written.
 func tell(env *cli.Env, r destination.Result) {
 	fmt.Fprintf(env.Stderr, "destination %s is in %s\n", r.ID, strings.Join(r.Files, ", "))
+	if r.Loads != "" {
+		tellLoads(env, r.Loads)
+	}
+}
+
+// tellLoads says what a credential takes: only systemd can hand it to the gateway, and only when that starts.
+func tellLoads(env *cli.Env, names ...string) {
+	for _, name := range names {
+		fmt.Fprintf(env.Stderr, "The gateway gets it from LoadCredentialEncrypted=%s in \"systemctl edit backup-gateway.service\", when it is restarted.\n", name)
+	}
 }
 
 type alter struct {
-	ID       string `arg:"" name:"id" help:"ID of the destination."`
+	ID       string `arg:"" name:"id" help:"ID of the destination." predictor:"destination"`
 	Provider string `placeholder:"PROVIDER" help:"Its provider, which cannot change."`
 	parameters
 }
@@ -170,7 +181,7 @@ are there keep theirs, so the old one is kept beside it.
 
 Example:
 
-  backup-destination alter cloud --name="Second copy" --max-size=500G --secret-file=newkey.txt`
+  backup-destination alter cloud --max-size=500G --secret-file=newkey.txt`
 }
 
 // Run alters a destination.

@@ -15,7 +15,7 @@ import (
 )
 
 type export struct {
-	IDs    []string `arg:"" optional:"" name:"id" help:"IDs of destinations; all without."`
+	IDs    []string `arg:"" optional:"" name:"id" help:"IDs of destinations; all without." predictor:"destination"`
 	Output string   `placeholder:"FILE" help:"Write to this new file, which only you can read." predictor:"file"`
 	Plain  bool     `help:"Write to standard output, secrets in the clear: for a program that encrypts them."`
 }
@@ -106,5 +106,6 @@ func (c *importer) Run(ctx context.Context, env *cli.Env, root *command) error {
 	if len(done.Files) > 0 {
 		fmt.Fprintf(env.Stderr, "the destinations are in %s\n", strings.Join(done.Files, ", "))
 	}
+	tellLoads(env, done.Loads...)
 	return nil
 }

@@ -65,7 +65,7 @@ func (c *list) Run(env *cli.Env, root *command) error {
 }
 
 type show struct {
-	ID      string `arg:"" name:"id" help:"ID of the destination."`
+	ID      string `arg:"" name:"id" help:"ID of the destination." predictor:"destination"`
 	Secrets bool   `help:"Print the secrets, too. Only root may."`
 	JSON    bool   `help:"Print JSON."`
 }

@@ -8,6 +8,7 @@
 //	backup-destination [...] list [--json]
 //	backup-destination [...] show ID [--secrets] [--json]
 //	backup-destination [...] validate [--timeout=DURATION] [--json] [ID...]
+//	backup-destination [...] undelete ID [--day=DAY|--all] [--repository=TYPE/UUID] [--dry-run] [--json]
 //	backup-destination [...] export --output=FILE|--plain [ID...]
 //	backup-destination [...] import [--credential] FILE|-
 //
@@ -33,6 +34,7 @@ type command struct {
 	List     list     `cmd:"" help:"List the destinations and the backups that go there."`
 	Show     show     `cmd:"" help:"Show everything about a destination but its secrets."`
 	Validate validate `cmd:"" help:"Try whether backups can go to the destinations: list, create, read and delete a probe object."`
+	Undelete undelete `cmd:"" help:"List what was deleted and is still kept, or put it back."`
 	Export   export   `cmd:"" help:"Write destinations, with their secrets, as a document for import."`
 	Import   importer `cmd:"" name:"import" help:"Add the destinations of a document that are not there yet."`
 }

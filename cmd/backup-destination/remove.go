@@ -10,7 +10,7 @@ import (
 )
 
 type remove struct {
-	ID             string `arg:"" name:"id" help:"ID of the destination."`
+	ID             string `arg:"" name:"id" help:"ID of the destination." predictor:"destination"`
 	Force          bool   `help:"Remove the backups that go there as well: their tables are cut out of their files."`
 	ForgetPassword bool   `help:"Remove the password of the restic repositories as well; without a copy of it nobody can read what is stored."`
 }

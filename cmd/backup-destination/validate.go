@@ -10,7 +10,7 @@ import (
 )
 
 type validate struct {
-	IDs     []string      `arg:"" optional:"" name:"id" help:"IDs of destinations; all without."`
+	IDs     []string      `arg:"" optional:"" name:"id" help:"IDs of destinations; all without." predictor:"destination"`
 	Timeout time.Duration `default:"30s" placeholder:"DURATION" help:"How long each may take; default ${default}."`
 	JSON    bool          `help:"Print JSON."`
 }

@@ -38,6 +38,7 @@ type Result struct {
 	Files    []string // that were written
 	Password Secret   // that was made, if one was
 	Kept     string   // where a restic password is kept that is no longer used; "": none is
+	Loads    string   // the credential that backup-gateway.service must load to serve it; "": none
 }
 
 // Add makes a destination. A *UsageError says what is wrong with the request, an *ExistsError that it is there already.
@@ -59,7 +60,7 @@ func (s *Store) Add(ctx context.Context, r Request) (Result, error) {
 	if r.Gateway == nil {
 		d.gateway = gatewayDefault(d.repository)
 	}
-	result := Result{ID: r.ID, UUID: d.uuid()}
+	result := Result{ID: r.ID, UUID: d.uuid(), Loads: d.loads()}
 	if d.password == "" {
 		d.password = newPassword()
 		result.Password = d.password
@@ -268,7 +269,7 @@ func (s *Store) Alter(ctx context.Context, r Request) (Result, error) {
 	if err := s.judge(cfg, d, changes[len(changes)-1].data); err != nil {
 		return Result{}, err
 	}
-	result := Result{ID: r.ID, UUID: d.uuid(), Files: paths(changes)}
+	result := Result{ID: r.ID, UUID: d.uuid(), Files: paths(changes), Loads: d.loads()}
 	for _, path := range s.secretPaths(r.ID) { // of the other kind, and those no longer needed
 		if !slices.Contains(result.Files, path) && exists(path) {
 			changes = append(changes, change{path: path})

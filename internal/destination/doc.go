@@ -14,6 +14,7 @@
 // Only files that this package made are altered or removed; they are known by their first line. A destination that somebody wrote by hand is listed,
 // examined and exported as well.
 //
-// Stored data is never touched, but for the probe object that Validate makes and deletes. No secret is ever an argument of a process, and none is in
+// Stored data is never touched, but for the probe object that Validate makes and deletes, and what the gateway moved into its holding area,
+// which Undelete moves back. No secret is ever an argument of a process, and none is in
 // an error, a listing or a verdict.
 package destination

@@ -42,7 +42,19 @@ func setVariable(text, name, value string) string {
 	return b.String()
 }
 
-// variables returns the values of an environment file whose names sound like a secret.
+// variables returns the lines NAME=value of an environment file, as a process takes them.
+func variables(text string) []string {
+	var env []string
+	for line := range strings.Lines(text) {
+		name, _, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if ok && !strings.HasPrefix(name, "#") && !strings.HasPrefix(name, ";") {
+			env = append(env, name+"="+getVariable(text, name))
+		}
+	}
+	return env
+}
+
+// secretVariables returns the values of an environment file whose names sound like a secret.
 func secretVariables(text string) []Secret {
 	var secrets []Secret
 	for line := range strings.Lines(text) {

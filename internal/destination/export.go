@@ -109,6 +109,7 @@ type Imported struct {
 	Added   []string
 	Skipped []string // IDs in the document of what is there already
 	Files   []string
+	Loads   []string // credentials that backup-gateway.service must load
 }
 
 // Import adds the destinations that are not there, by their UUIDs. All are judged before any is written, and when one cannot be
@@ -177,6 +178,9 @@ func (s *Store) Import(ctx context.Context, doc Document, credential bool) (Impo
 		files["destination-"+d.id+".toml"] = toml
 		changed = append(changed, "destination."+d.id)
 		result.Added = append(result.Added, d.id)
+		if name := d.loads(); name != "" {
+			result.Loads = append(result.Loads, name)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return Imported{}, err

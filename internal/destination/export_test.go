@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/BurntSushi/toml"
 )
 
 // transfer exports all of a store and reads the document again.
@@ -177,7 +179,9 @@ func TestCredentials(t *testing.T) {
 	s := testStore(t)
 	r := b2("a", "b")
 	r.Credential = ptr(true)
-	mustAdd(t, s, r)
+	if added := mustAdd(t, s, r); added.Loads != "sdbackup-a-rclone" {
+		t.Errorf("the gateway is to load %q", added.Loads)
+	}
 	if files := tree(t, s.Dir); len(files) != 1 || !strings.Contains(files["destination-a.toml"], "password-credential = \"sdbackup-a-password\"\nrclone-credential = \"sdbackup-a-rclone\"\n") {
 		t.Errorf("the files are %v; want no secrets, and the names of two credentials", files)
 	}
@@ -211,8 +215,8 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("Remove = %+v, %v, credentials %v; want the password only", removed, err, tree(t, s.credentials))
 	}
 	to := testStore(t)
-	if _, err := to.Import(t.Context(), doc, true); err != nil || len(tree(t, to.credentials)) != 2 {
-		t.Errorf("Import = %v, credentials %v", err, tree(t, to.credentials))
+	if done, err := to.Import(t.Context(), doc, true); err != nil || len(tree(t, to.credentials)) != 2 || !slices.Equal(done.Loads, []string{"sdbackup-a-rclone"}) {
+		t.Errorf("Import = %+v, %v, credentials %v", done, err, tree(t, to.credentials))
 	}
 }
 
@@ -241,4 +245,49 @@ func TestNoCredentials(t *testing.T) {
 	if _, err := s.Add(t.Context(), r); err == nil || !strings.Contains(err.Error(), "leave out --user") {
 		t.Errorf("of a user: %v", err)
 	}
+}
+
+// FuzzDocument: whatever is accepted can be written, and is read back as the same.
+func FuzzDocument(f *testing.F) {
+	for id, r := range requests(f) {
+		s := testStore(f) // of its own: some are the same place
+		r.ID = id
+		mustAdd(f, s, r)
+		doc, err := s.Export(f.Context(), nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		data, err := json.Marshal(doc)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(`{"version":1,"destinations":[{"id":"../x","provider":"local","repository":"/srv","password":"a\nb"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		doc, err := ReadDocument(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		for _, e := range doc.Destinations {
+			d, err := e.stored(false)
+			if err != nil {
+				continue
+			}
+			if checkLine(string(d.password)) != nil || checkLine(d.name) != nil {
+				t.Errorf("accepted is %+v", e)
+			}
+			text := d.toml(keys{passwordFile: "/x"})
+			var tree struct {
+				Destination map[string]struct{ Name, Repository, UUID string }
+			}
+			if _, err := toml.Decode(string(text), &tree); err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+			got, ok := tree.Destination[d.id]
+			if !ok || len(tree.Destination) != 1 || got.Repository != d.repository || got.UUID != d.uuid() || got.Name != d.name && d.name != d.id {
+				t.Errorf("%+v is read back as %+v\n%s", d, tree, text)
+			}
+		}
+	})
 }

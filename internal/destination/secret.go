@@ -46,7 +46,7 @@ func ParseSecret(data []byte) (Secret, error) {
 // checkLine refuses what cannot stand on one line of a file.
 func checkLine(text string) error {
 	switch {
-	case !utf8.ValidString(text):
+	case !utf8.ValidString(text), strings.ContainsRune(text, utf8.RuneError): // which reading an argument makes of what is none
 		return fmt.Errorf("is not UTF-8")
 	case strings.ContainsFunc(text, unicode.IsControl), strings.ContainsAny(text, "\u2028\u2029"):
 		return fmt.Errorf("holds a line break or another control character")

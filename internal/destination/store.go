@@ -387,7 +387,8 @@ func (s *Store) judge(cfg *config.Config, d *stored, text []byte) error {
 		case "":
 			errs = append(errs, usage("", "destination %s: %s", d.id, p.Message))
 		default:
-			errs = append(errs, usage("", "destination %s: %s: %s", d.id, key, p.Message))
+			message := strings.ReplaceAll(p.Message, "gateway = true", "gateway = true (--gateway)")
+			errs = append(errs, usage("", "destination %s: %s: %s", d.id, key, message))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

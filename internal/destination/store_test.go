@@ -541,6 +541,9 @@ func TestEnvironment(t *testing.T) {
 	if got := setVariable("A=1\nB=2", "A", ""); got != "B=2\n" {
 		t.Errorf("without A: %q", got)
 	}
+	if got := variables("# A=1\nB=\"2 3\"\n\n; C=1\nnothing\nD=\n"); !slices.Equal(got, []string{"B=2 3", "D="}) {
+		t.Errorf("the variables are %q", got)
+	}
 }
 
 func TestMasker(t *testing.T) {

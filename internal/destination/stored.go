@@ -92,6 +92,14 @@ func (d *stored) identity() identity {
 	return i
 }
 
+// loads is the credential that the gateway must have loaded.
+func (d *stored) loads() string {
+	if d.credential && d.remote != nil && d.gateway {
+		return rcloneCredential(d.id)
+	}
+	return ""
+}
+
 func (d *stored) uuid() string { return d.identity().uuid() }
 
 // secrets returns every secret, in each form in which it is stored.
@@ -123,6 +131,9 @@ func (d *stored) judge() error {
 	}
 	if err := checkLine(d.name); err != nil {
 		errs = append(errs, usage("name", "%v", err))
+	}
+	if d.keepDeleted > 0 && strings.HasPrefix(d.repository, "rest:") {
+		errs = append(errs, usage("keep-deleted", "is kept by the gateway that holds the data; set it there"))
 	}
 	if d.credential && d.environment != "" {
 		errs = append(errs, usage("credential", "an environment file cannot be a credential, and this provider needs one for user and password; leave --credential out"))

@@ -188,10 +188,11 @@ func (s *Store) prober(ctx context.Context, d *config.Destination, hide *masker)
 	if isREST {
 		return newRESTProber(rest, st.environment)
 	}
-	if st.remote == nil {
-		return nil, errors.New("its remote is in no rclone.conf of its own; want rclone-config or rclone-credential")
+	remote, err := s.openRemote(d, st)
+	if err != nil {
+		return nil, err
 	}
-	return s.newRcloneProber(d, st.remote)
+	return &rcloneProber{remote, buckets[st.remote.Get("type")]}, nil
 }
 
 // localProber examines a folder.
@@ -224,13 +225,10 @@ func (p localProber) remove(_ context.Context, name string) error {
 
 func (p localProber) close(context.Context, string) string { return "" }
 
-// rcloneProber examines a remote with rclone, from a private copy of its configuration: rclone writes into it.
+// rcloneProber examines a remote with rclone.
 type rcloneProber struct {
-	dir    string
-	config string
-	folder string // REMOTE:FOLDER
-	bucket bool   // a first folder that is missing is not made by storing something in it
-	kept   func() // keeps what rclone changed in the copy
+	*rcloneRemote
+	bucket bool // a first folder that is missing is not made by storing something in it
 }
 
 // buckets are the types of rclone whose first folder is a bucket: one that is missing is a mistake, and must not be made by the probe.
@@ -239,84 +237,8 @@ var buckets = map[string]bool{
 	"oracleobjectstorage": true, "storj": true,
 }
 
-func (s *Store) newRcloneProber(d *config.Destination, remote *Section) (prober, error) {
-	text, err := remote.render()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := s.privateDir()
-	if err != nil {
-		return nil, err
-	}
-	p := &rcloneProber{
-		dir: dir, config: filepath.Join(dir, "rclone.conf"), folder: strings.TrimPrefix(d.Repository, "rclone:"),
-		bucket: buckets[remote.Get("type")],
-	}
-	if err := os.WriteFile(p.config, []byte(text), secretMode); err != nil {
-		os.RemoveAll(dir)
-		return nil, err
-	}
-	p.kept = func() { s.keepToken(d, remote, p.config) }
-	return p, nil
-}
-
-// privateDir makes a folder of mode 0700 in memory, if there is one: secrets that are removed from a disk may stay on it.
-func (s *Store) privateDir() (string, error) {
-	for _, base := range []string{s.Getenv("RUNTIME_DIRECTORY"), "/run", s.Getenv("XDG_RUNTIME_DIR")} {
-		if !filepath.IsAbs(base) {
-			continue
-		}
-		if dir, err := os.MkdirTemp(base, "backup-destination-"); err == nil {
-			return dir, nil
-		}
-	}
-	return os.MkdirTemp("", "backup-destination-")
-}
-
-// keepToken writes a token that rclone refreshed back to where it came from: some services take each for one refresh only, and
-// the old one would be the last. It does so only while the original is as it was read; a credential is left alone.
-func (s *Store) keepToken(d *config.Destination, before *Section, copied string) {
-	if d.RcloneConfig == "" || before.Get("token") == "" {
-		return
-	}
-	data, err := os.ReadFile(copied)
-	if err != nil {
-		return
-	}
-	sections, err := parseRcloneConfig(string(data))
-	if err != nil || len(sections) != 1 || sections[0].Get("token") == "" || sections[0].Get("token") == before.Get("token") {
-		return
-	}
-	unlock, err := s.lock()
-	if err != nil {
-		return
-	}
-	defer unlock()
-	old, err := os.ReadFile(d.RcloneConfig)
-	if err != nil {
-		return
-	}
-	now, err := parseRcloneConfig(string(old))
-	if err != nil || len(now) != 1 || now[0].Get("token") != before.Get("token") {
-		return
-	}
-	now[0].Set("token", sections[0].Get("token"))
-	text, err := now[0].render()
-	if err != nil {
-		return
-	}
-	_ = change{path: d.RcloneConfig, data: []byte(text), mode: secretMode}.apply() // the old token may do as well
-}
-
-func (p *rcloneProber) object(name string) string {
-	if strings.HasSuffix(p.folder, ":") || strings.HasSuffix(p.folder, "/") {
-		return p.folder + name
-	}
-	return p.folder + "/" + name
-}
-
 func (p *rcloneProber) list(ctx context.Context) error {
-	_, err := runRclone(ctx, p.config, nil, "lsf", "--max-depth", "1", p.folder)
+	_, err := p.run(ctx, nil, "lsf", "--max-depth", "1", p.folder)
 	if e := (*rcloneError)(nil); errors.As(err, &e) && e.code == rcloneNoFolder && !p.bucket {
 		return errNotYet
 	}
@@ -331,24 +253,28 @@ func (p *rcloneProber) create(ctx context.Context, name string, data []byte) err
 			}
 		}
 	}
-	_, err := runRclone(ctx, p.config, data, "rcat", p.object(name))
+	_, err := p.run(ctx, data, "--s3-no-head", "rcat", p.at(name)) // else it would read, too
 	return err
 }
 
 func (p *rcloneProber) read(ctx context.Context, name string) ([]byte, error) {
-	return runRclone(ctx, p.config, nil, "cat", p.object(name))
+	return p.run(ctx, nil, "cat", p.at(name))
 }
 
 func (p *rcloneProber) remove(ctx context.Context, name string) error {
-	_, err := runRclone(ctx, p.config, nil, "--b2-hard-delete", "deletefile", p.object(name))
+	_, err := p.run(ctx, nil, "--b2-hard-delete", "deletefile", p.at(name))
 	if e := (*rcloneError)(nil); errors.As(err, &e) && (e.code == rcloneNoFile || e.code == rcloneNoFolder) {
 		return nil
+	}
+	if err != nil && p.bucket { // it reads first, which need not be allowed; this one lists
+		if _, e := p.run(ctx, nil, "--b2-hard-delete", "delete", "--max-depth", "1", "--include", "/"+name, p.folder); e == nil {
+			return nil
+		}
 	}
 	return err
 }
 
 func (p *rcloneProber) close(context.Context, string) string {
-	p.kept()
-	os.RemoveAll(p.dir)
+	p.rcloneRemote.close()
 	return ""
 }

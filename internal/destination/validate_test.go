@@ -189,6 +189,7 @@ stat -c "mode %a" "$2" "$(dirname "$2")" >>`+"$0.modes"+`
 env >>$0.env
 echo '2026/01/02 03:04:05 ERROR : first' >&2
 echo '2026/01/02 03:04:05 CRITICAL: Failed to lsf: key `+marker+` and `+marker+`%2Fx are wrong' >&2
+echo '	status code: 403, request id: 1' >&2
 exit 1`)
 	t.Setenv("RCLONE_CONFIG_A_KEY", "other")
 	s := testStore(t)
