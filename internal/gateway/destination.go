@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"sdbackup/internal/config"
@@ -136,7 +134,7 @@ func (d *destination) upstream() (u *upstream, release func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &upstream{transport: p.transport, base: p.base, uploads: &d.uploads}, release, nil
+	return &upstream{transport: p.transport, base: p.base, uploads: &d.uploads, look: d.rclone.look}, release, nil
 }
 
 // store returns the repository's store, of a local destination.
@@ -144,11 +142,24 @@ func (d *destination) store(s *Server, repository string) *restserver.Store {
 	if found, ok := d.stores.Load(repository); ok {
 		return found.(*restserver.Store)
 	}
-	made, _ := d.stores.LoadOrStore(repository, &restserver.Store{
+	made, known := d.stores.LoadOrStore(repository, &restserver.Store{
 		Dir: d.folder, Sub: repository, Identical: true, StallTimeout: s.StallTimeout, Log: d.log, Quota: quota{s, d, repository},
 	})
-	return made.(*restserver.Store)
+	store := made.(*restserver.Store)
+	if !known {
+		go func() {
+			if n, err := store.Clean(litterAge); err != nil {
+				d.log.Warn("remove what was left of uploads: " + err.Error())
+			} else if n > 0 {
+				d.log.Info(fmt.Sprintf("removed %d files that were left of uploads to %s", n, repository))
+			}
+		}()
+	}
+	return store
 }
+
+// litterAge is how old what was left of an upload must be to be removed.
+const litterAge = 24 * time.Hour
 
 // initialised tells whether a repository has a config.
 func (d *destination) initialised(r *http.Request, repository string) (bool, error) {
@@ -206,12 +217,10 @@ func objectPath(repository string, o restserver.Object) string {
 }
 
 // hold moves a file, or a folder with all that is in it, into the holding area instead of deleting it. What is not there is as good as held.
+// What was held first on a day stays: nobody gets rid of it by deleting something else under its name.
 func (d *destination) hold(ctx context.Context, now time.Time, name string, isFolder bool) error {
-	switch {
-	case d.rclone != nil && isFolder:
-		return d.rclone.moveFolder(ctx, name, held(now, name))
-	case d.rclone != nil:
-		return d.rclone.move(ctx, name, held(now, name))
+	if d.rclone != nil {
+		return d.rclone.hold(ctx, name, held(now, name), isFolder)
 	}
 	root, err := os.OpenRoot(d.folder)
 	if err != nil {
@@ -224,19 +233,30 @@ func (d *destination) hold(ctx context.Context, now time.Time, name string, isFo
 	return nil
 }
 
-// holdLocal moves a file, or a folder into one of its name that may be there already.
+// holdLocal moves a file or folder to where nothing has its name, and into a folder of its name that is there.
 func holdLocal(root *os.Root, from, to string) error {
 	if err := root.MkdirAll(path.Dir(to), 0o700); err != nil {
 		return err
 	}
-	err := root.Rename(from, to)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR): // the one is a file, the other a folder
-		return root.Rename(from, to+"."+rand.Text())
-	case !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY):
+	there, err := root.Lstat(to)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = root.Rename(from, to); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		return err
+	}
+	if err != nil {
+		return err
+	}
+	source, err := root.Lstat(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !source.IsDir() || !there.IsDir() {
+		return root.RemoveAll(from)
 	}
 	folder, err := root.Open(from)
 	if err != nil {
@@ -253,6 +273,32 @@ func holdLocal(root *os.Root, from, to string) error {
 		}
 	}
 	return root.Remove(from)
+}
+
+// replaces tells whether a WebDAV request would put something in the place of a file that is there; not the metadata beside a repository,
+// which every run writes anew.
+func (d *destination) replaces(ctx context.Context, req Request) (bool, error) {
+	name := req.To
+	if req.Method == http.MethodPut {
+		name = req.File
+	}
+	if name == "" || strings.Count(name, "/") == 1 && strings.HasSuffix(name, ".json") {
+		return false, nil
+	}
+	if d.rclone != nil {
+		found, err := d.rclone.stat(ctx, name, nil)
+		return found != nil, err
+	}
+	root, err := os.OpenRoot(d.folder)
+	if err != nil {
+		return false, fmt.Errorf("open the destination's folder: %w", err)
+	}
+	defer root.Close()
+	_, err = root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, err
 }
 
 // purge removes the days of the holding area that are older than what is to be kept.

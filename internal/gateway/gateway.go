@@ -178,16 +178,23 @@ func (s *Server) webdav(w http.ResponseWriter, r *http.Request, d *destination, 
 	if r.Method == "PROPFIND" && r.Header.Get("Depth") == "" {
 		r.Header.Set("Depth", "1") // without it all there is would be listed, RFC 4918, 9.1
 	}
+	if d.KeepDeleted > 0 && !reads(r.Method) {
+		if replaces, err := d.replaces(r.Context(), req); err != nil {
+			return err
+		} else if replaces {
+			return &forbiddenError{fmt.Errorf("%s keeps what is deleted, so nothing is replaced: delete what is there first", d.ID)}
+		}
+	}
 	if d.folder != "" {
 		return d.webdavLocal(w, r, req, s.locks)
 	}
 	if r.Method == http.MethodDelete && d.KeepDeleted > 0 && req.File != "" {
-		exists, isFolder, err := d.rclone.isFolder(r.Context(), req.File)
-		if err == nil && !exists {
+		found, err := d.rclone.stat(r.Context(), req.File, nil)
+		if err == nil && found == nil {
 			err = errNotFound
 		}
 		if err == nil {
-			err = d.hold(r.Context(), time.Now(), req.File, isFolder)
+			err = d.hold(r.Context(), time.Now(), req.File, found.IsDir)
 		}
 		if err == nil {
 			w.WriteHeader(http.StatusNoContent)

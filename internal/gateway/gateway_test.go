@@ -233,8 +233,10 @@ func (f *fixture) tree(dir string) string {
 
 // The whole life of a repository: the module saves, the node forgets and prunes, and what is restored is the same.
 func TestRestic(t *testing.T) {
+	t.Parallel()
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t, kind, "")
 			module, prune := f.as("wiki1", token.Add, own), f.as("wiki1", token.All, own)
 			big := bytes.Repeat([]byte("all work and no play makes jack a dull boy\n"), 50000)

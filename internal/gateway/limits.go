@@ -66,7 +66,7 @@ func (u *usage) reserve(n int64, limits []limit) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, l := range limits {
-		if used := u.bytes[l.key]; used+n > l.bytes {
+		if used := u.bytes[l.key]; n > l.bytes-used { // the other way round it could overflow
 			return &fullError{l.what, l.bytes, used}
 		}
 	}

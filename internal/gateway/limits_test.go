@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -60,6 +61,20 @@ func TestModuleMaxSize(t *testing.T) {
 				t.Error("the metrics do not tell what is used")
 			}
 		})
+	}
+}
+
+// However large an upload says it is, it does not get around the limit.
+func TestReserve(t *testing.T) {
+	u := usage{bytes: map[string]int64{"": 400}}
+	limits := []limit{{"", "the destination archive", 500}}
+	for n, ok := range map[int64]bool{0: true, 101: false, math.MaxInt64: false, math.MaxInt64 - 399: false} {
+		if err := u.reserve(n, limits); (err == nil) != ok {
+			t.Errorf("reserve(%d): %v; want it to fit: %v", n, err, ok)
+		}
+	}
+	if u.bytes[""] != 400 {
+		t.Errorf("%d bytes are used; want 400", u.bytes[""])
 	}
 }
 
@@ -146,7 +161,7 @@ func TestKeepDeletedFolders(t *testing.T) {
 				f.rest(200, node, "POST", top+"/data/"+name(text), text)
 				remove()
 				f.rest(404, node, "HEAD", top+"/config", "")
-				if held("config") != text || held("data/"+name(text)[:2]+"/"+name(text)) != text {
+				if held("config") != "text 0" || held("data/"+name(text)[:2]+"/"+name(text)) != text {
 					t.Errorf("removal %d left config %q and data %q in the holding area", i, held("config"), held("data/"+name(text)[:2]+"/"+name(text)))
 				}
 			}
@@ -156,6 +171,20 @@ func TestKeepDeletedFolders(t *testing.T) {
 			if got := held("../note.txt"); got != "note" {
 				t.Errorf("the file that WebDAV deleted is %q in the holding area", got)
 			}
+			for _, content := range []string{"a", "b"} { // the first one stays, and nothing that is there is replaced
+				f.dav(201, node, "PUT", "/archive/dokuwiki/twice", content)
+				f.dav(403, node, "PUT", "/archive/dokuwiki/twice", "junk")
+				f.dav(201, node, "PUT", "/archive/dokuwiki/junk", "junk")
+				f.dav(403, node, "MOVE", "/archive/dokuwiki/junk", "", "Destination", "/archive/dokuwiki/twice")
+				f.dav(403, node, "COPY", "/archive/dokuwiki/junk", "", "Destination", "/archive/dokuwiki/twice")
+				f.dav(204, node, "DELETE", "/archive/dokuwiki/junk", "")
+				f.dav(204, node, "DELETE", "/archive/dokuwiki/twice", "")
+			}
+			if got := held("../twice"); got != "a" {
+				t.Errorf("what was deleted first is %q in the holding area", got)
+			}
+			f.dav(201, node, "PUT", "/archive/"+own+".json", "{}")
+			f.dav(201, node, "PUT", "/archive/"+own+".json", "{1}")
 			area := "/archive/" + holdingArea
 			f.dav(403, node, "DELETE", area, "")
 			f.dav(403, node, "PUT", area+"/"+day+"/"+own+"/config", "x")

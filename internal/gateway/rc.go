@@ -69,11 +69,27 @@ func (r *rclone) move(ctx context.Context, from, to string) error {
 	return err
 }
 
-// moveFolder moves all that is in a folder within the remote.
-func (r *rclone) moveFolder(ctx context.Context, from, to string) error {
-	err := r.rc(ctx, "sync/move", map[string]any{"srcFs": r.at(from), "dstFs": r.at(to), "deleteEmptySrcDirs": true}, nil)
+// hold moves a file or folder within the remote; what is there already stays, and what would replace it is deleted.
+func (r *rclone) hold(ctx context.Context, from, to string, isFolder bool) error {
+	if !isFolder {
+		found, err := r.stat(ctx, to, map[string]any{"filesOnly": true})
+		if err != nil {
+			return err
+		}
+		if found == nil {
+			return r.move(ctx, from, to)
+		}
+		err = r.rc(ctx, "operations/deletefile", map[string]any{"fs": r.remote, "remote": from}, nil)
+		if notFound(err) {
+			return nil
+		}
+		return err
+	}
+	err := r.rc(ctx, "sync/move", map[string]any{
+		"srcFs": r.at(from), "dstFs": r.at(to), "deleteEmptySrcDirs": true, "_config": map[string]any{"IgnoreExisting": true},
+	}, nil)
 	if err == nil {
-		err = r.rc(ctx, "operations/rmdirs", map[string]any{"fs": r.remote, "remote": from}, nil) // its own folder stays else
+		return r.purge(ctx, from)
 	}
 	if notFound(err) {
 		return nil
@@ -81,16 +97,34 @@ func (r *rclone) moveFolder(ctx context.Context, from, to string) error {
 	return err
 }
 
-// isFolder tells whether there is a folder.
-func (r *rclone) isFolder(ctx context.Context, name string) (exists, isFolder bool, err error) {
+// item is what rclone says of a file or folder.
+type item struct {
+	IsDir bool
+	Size  int64
+}
+
+// stat looks at a file or folder; nil when there is none.
+func (r *rclone) stat(ctx context.Context, name string, options map[string]any) (*item, error) {
 	var answer struct {
-		Item *struct{ IsDir bool } `json:"item"`
+		Item *item `json:"item"`
 	}
-	err = r.rc(ctx, "operations/stat", map[string]any{"fs": r.remote, "remote": name}, &answer)
-	if notFound(err) || err == nil && answer.Item == nil {
-		return false, false, nil
+	err := r.rc(ctx, "operations/stat", map[string]any{"fs": r.remote, "remote": name, "opt": options}, &answer)
+	if notFound(err) {
+		return nil, nil
 	}
-	return err == nil, err == nil && answer.Item.IsDir, err
+	return answer.Item, err
+}
+
+// look looks at a file, with one request to the storage.
+func (r *rclone) look(ctx context.Context, name string) (size int64, exists bool, err error) {
+	found, err := r.stat(ctx, name, map[string]any{"filesOnly": true, "noModTime": true, "noMimeType": true})
+	if err != nil {
+		return 0, false, &unavailableError{err}
+	}
+	if found == nil {
+		return 0, false, nil
+	}
+	return found.Size, true, nil
 }
 
 // at is the remote's folder in rclone's notation; "" is all of it.

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sys/unix"
 
 	"sdbackup/internal/atomicfile"
 )
@@ -39,6 +40,9 @@ const (
 	pingAfter   = 30 * time.Second
 	pingTimeout = 30 * time.Second
 	maxLogLine  = 4 << 10
+	pipeBytes   = 1 << 20
+	// receiveBytes is how much of a download is taken from rclone before its client has taken it; by default 4 MiB.
+	receiveBytes = 128 << 10
 )
 
 // rclone is the rclone of one destination: what it needs to run, and its two children, each started when it is asked for. One serves
@@ -223,7 +227,8 @@ func (r *rclone) close() {
 
 // command prepares a child. It ends with this process; it gets nothing of our environment that it does not need.
 func (r *rclone) command(args ...string) (*exec.Cmd, *logTail) {
-	cmd := exec.Command("rclone", args...)
+	// Of its ten attempts the last few take minutes, and restic tries again by itself.
+	cmd := exec.Command("rclone", append(args, "--low-level-retries=5")...)
 	cmd.Dir = r.dir
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + r.dir, "XDG_CACHE_HOME=" + filepath.Join(r.dir, "cache"), "LC_ALL=C",
@@ -240,11 +245,11 @@ func (r *rclone) command(args ...string) (*exec.Cmd, *logTail) {
 // asked of the storage, or a stale answer would pass for a blob that is gone.
 func (r *rclone) startREST() (*process, error) {
 	cmd, tail := r.command("serve", "restic", "--stdio", "--cache-objects=false", "--b2-hard-delete", r.remote)
-	theirStdin, ourOutput, err := os.Pipe()
+	theirStdin, ourOutput, err := pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start rclone: %w", err)
 	}
-	ourInput, theirStdout, err := os.Pipe()
+	ourInput, theirStdout, err := pipe()
 	if err != nil {
 		theirStdin.Close()
 		ourOutput.Close()
@@ -265,6 +270,17 @@ func (r *rclone) startREST() (*process, error) {
 	return p, nil
 }
 
+// pipe makes a pipe for a child that is written in Go. os.Pipe would do, at a third of the speed: os/exec makes the child's end of it
+// blocking, so that each read or write stops one of the child's processors; and it holds less than one piece of an upload.
+func pipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, nil, err
+	}
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeBytes) // a user may have no room for it
+	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
+}
+
 // newHTTP2 speaks HTTP/2 over one connection.
 func newHTTP2(conn net.Conn) *http.Transport {
 	only := make(chan net.Conn, 1)
@@ -280,7 +296,9 @@ func newHTTP2(conn net.Conn) *http.Transport {
 		},
 		DisableCompression: true, Protocols: new(http.Protocols),
 		// Of more requests than rclone wants at a time, the others wait.
-		HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: true, SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		HTTP2: &http.HTTP2Config{
+			StrictMaxConcurrentRequests: true, SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: receiveBytes,
+		},
 	}
 	t.Protocols.SetUnencryptedHTTP2(true)
 	return t

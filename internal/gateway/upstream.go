@@ -29,6 +29,9 @@ type upstream struct {
 	user      string
 	password  string
 	uploads   *keyed // one of a name at a time
+	// look tells the size of a file, and whether it is there. rclone needs it: its server answers 404 for all that it cannot read.
+	// nil where the server tells the truth.
+	look func(ctx context.Context, name string) (size int64, exists bool, err error)
 }
 
 // keyed is a mutex for each key.
@@ -138,6 +141,9 @@ func (u *upstream) call(req *http.Request) (code int, length int64, err error) {
 
 // stat returns the size of an object; false when there is none.
 func (u *upstream) stat(r *http.Request, repository string, o restserver.Object) (int64, bool, error) {
+	if u.look != nil {
+		return u.look(r.Context(), objectPath(repository, o))
+	}
 	code, length, err := u.call(u.request(r, http.MethodHead, repository, o, nil))
 	switch {
 	case err != nil:
@@ -160,6 +166,13 @@ func (u *upstream) get(w http.ResponseWriter, r *http.Request, repository string
 	if resp.StatusCode >= 500 {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxLogLine))
 		return &statusError{resp.StatusCode, strings.TrimSpace(strings.ToValidUTF8(string(text), "?"))}
+	}
+	if resp.StatusCode == http.StatusNotFound && u.look != nil && (o.Name != "" || o.Type == "config") {
+		if _, exists, err := u.look(r.Context(), objectPath(repository, o)); err != nil {
+			return err
+		} else if exists {
+			return &unavailableError{errors.New("what is there could not be read")}
+		}
 	}
 	for _, name := range []string{"Content-Type", "Content-Length", "Content-Range", "Accept-Ranges", "Last-Modified"} {
 		if v := resp.Header.Get(name); v != "" {
