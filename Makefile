@@ -13,7 +13,7 @@ SYSTEM_TEST  = -count 1 -p 1 -timeout 8m -tags systemd -exec "$(CURDIR)/test/in-
 RACE         = $(shell command -v gcc >/dev/null && echo -race)
 SCRIPTS      = .ci/run $(shell grep -rlE '^\#!/bin/(ba)?sh|^\# shellcheck shell' --exclude-dir=testdata test)
 
-.PHONY: help build test unit system test-trixie lint fmt bench demo clean
+.PHONY: help build test unit system test-trixie lint fmt fuzz bench demo clean
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -26,18 +26,19 @@ build: ## Build the programs into bin/.
 test: unit system ## All tests on this machine's Debian.
 
 unit: build ## Tests that need no systemd.
-	@test/deps system prometheus $(if $(CI),race)
+	@test/deps system gateway prometheus $(if $(CI),race)
 	go vet ./...
 	go vet -tags systemd ./...
 	@test/go-test unit $(RACE) -timeout 10m ./...
 
 system: build ## Tests on a private systemd.
-	@test/deps system prometheus
+	@test/deps system gateway prometheus
 	@test/go-test system $(SYSTEM_TEST) $(SYSTEMD)
 
+# The gateway's tests, too: with the restic and the rclone of there.
 test-trixie: build ## Tests on a private systemd of Debian 13.
-	@test/deps system prometheus trixie
-	@SDBACKUP_TREE=$$(test/trixie) test/go-test trixie $(SYSTEM_TEST) $(SYSTEMD)
+	@test/deps system gateway prometheus trixie
+	@SDBACKUP_TREE=$$(test/trixie) test/go-test trixie $(SYSTEM_TEST) $(SYSTEMD) ./internal/gateway
 
 lint: ## Examine Go, shell scripts and go.mod.
 	@test/deps lint
@@ -48,8 +49,11 @@ lint: ## Examine Go, shell scripts and go.mod.
 fmt: ## Format Go.
 	test/lint fmt
 
+fuzz: ## Every fuzz target, 30 s each; FUZZTIME=5m for longer.
+	@test/fuzz
+
 bench: build ## Print how fast it is.
-	@test/deps system
+	@test/deps system gateway
 	@test/bench
 
 demo: build ## See a timer fire a backup, and restore from it.
