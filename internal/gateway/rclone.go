@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha1"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,7 +23,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sys/unix"
 
 	"sdbackup/internal/atomicfile"
@@ -336,12 +337,9 @@ var servesAt = regexp.MustCompile(`(?i)(remote control|webdav)[^\n]*(http://127\
 // process knows.
 func (r *rclone) startWebDAV() (*process, error) {
 	password := rand.Text()
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost) // of a random password a cheap hash is as good
-	if err != nil {
-		return nil, fmt.Errorf("make a password for rclone: %w", err)
-	}
+	hash := sha1.Sum([]byte(password)) // rclone computes it at every request; a random password cannot be guessed from it
 	htpasswd := filepath.Join(r.dir, "webdav.htpasswd")
-	if err := atomicfile.Write(htpasswd, fmt.Appendf(nil, "gateway:%s\n", hash), 0o600); err != nil {
+	if err := atomicfile.Write(htpasswd, fmt.Appendf(nil, "gateway:{SHA}%s\n", base64.StdEncoding.EncodeToString(hash[:])), 0o600); err != nil {
 		return nil, fmt.Errorf("make a password for rclone: %w", err)
 	}
 	// No listing is kept: the other child, and other hosts, change what is there.

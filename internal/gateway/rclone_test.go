@@ -246,7 +246,7 @@ func TestRcloneSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, secret := range []string{"planted-secret", strings.Split(node, ":")[1], "gateway:$2"} {
+			for _, secret := range []string{"planted-secret", strings.Split(node, ":")[1], "gateway:{SHA}"} {
 				if bytes.Contains(data, []byte(secret)) {
 					t.Errorf("%s of rclone holds a secret: %q", file, data)
 				}

@@ -1,8 +1,10 @@
 //go:build linux
 
 // Speed measures what the programs cost as a whole, beside what bare systemd-run, systemctl and restic cost in the same run, and
-// prints a table of figures with what they are meant to be. It runs on a private systemd: `make bench`. What the calls to the manager
-// cost by themselves is measured by the benchmarks of internal/units.
+// prints a table of figures with what they are meant to be; the gateway beside what else serves restic's protocol. It runs on a private
+// systemd: `make bench`. What the calls to the manager cost by themselves is measured by the benchmarks of internal/units.
+//
+//	speed [PART...]
 package main
 
 import (
@@ -32,6 +34,9 @@ func main() {
 }
 
 func measure() error {
+	if slices.Equal(os.Args[1:], []string{hashOnlyArg}) {
+		return receiveAndHash()
+	}
 	if os.Getenv("SDBACKUP_DISPOSABLE") != "1" {
 		return errors.New("it overwrites system files: run it with `make bench`")
 	}
@@ -39,8 +44,14 @@ func measure() error {
 		return err
 	}
 	row("WHAT", "FIGURE", "MEANT TO BE")
-	for _, part := range []func() error{timers, memory, overhead, retention} {
-		if err := part(); err != nil {
+	for _, part := range []struct {
+		name    string
+		measure func() error
+	}{{"timers", timers}, {"memory", memory}, {"overhead", overhead}, {"retention", retention}, {"gateway", gateways}} {
+		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
+			continue
+		}
+		if err := part.measure(); err != nil {
 			return err
 		}
 	}
