@@ -60,7 +60,7 @@ func measure() error {
 
 // install does what a package would.
 func install() error {
-	for _, name := range []string{"schedule-backup", "run-backup", "module-backup"} {
+	for _, name := range []string{"schedule-backup", "run-backup", "module-backup", "backup-gateway"} {
 		data, err := os.ReadFile(filepath.Join(os.Getenv("SDBACKUP_BIN"), name))
 		if err != nil {
 			return err
@@ -77,7 +77,7 @@ func install() error {
 	if err := os.WriteFile(passwordFile, []byte("a password\n"), 0o600); err != nil {
 		return err
 	}
-	if err := run("schedule-backup", "install-units"); err != nil {
+	if err := run("/usr/bin/schedule-backup", "install-units"); err != nil {
 		return err
 	}
 	return run("systemctl", "stop", "backup-timers.path") // every start-timers is to be one of ours

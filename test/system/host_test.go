@@ -70,7 +70,8 @@ func install() error {
 	if err := os.WriteFile(passwordFile, []byte(password+"\n"), 0o600); err != nil {
 		return err
 	}
-	if out, err := exec.Command("schedule-backup", "install-units").CombinedOutput(); err != nil {
+	// Not the one that PATH finds first: units name the programs beside it, and those of a checkout in /tmp are hidden from services.
+	if out, err := exec.Command("/usr/bin/schedule-backup", "install-units").CombinedOutput(); err != nil {
 		return fmt.Errorf("install-units: %w\n%s", err, out)
 	}
 	// The tests edit the configuration often; only the one about it wants that watched.
