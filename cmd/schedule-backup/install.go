@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/schedule"
@@ -32,6 +33,9 @@ func (c *installUnits) Run(ctx context.Context, env *cli.Env, root *command) err
 		Files:  systemd.Files(paths.User, filepath.Dir(program)),
 		Header: []byte(systemd.Header),
 		Enable: enabled,
+	}
+	if dir := filepath.Dir(program); !paths.User && (strings.HasPrefix(dir, "/tmp/") || strings.HasPrefix(dir, "/var/tmp/")) {
+		fmt.Fprintf(env.Stderr, "schedule-backup: warning: services do not see %s, for their /tmp is a private one: install the programs elsewhere, say in /usr/local/bin\n", dir)
 	}
 	if c.DryRun {
 		for _, name := range installer.Names() {
