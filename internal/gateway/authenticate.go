@@ -140,21 +140,33 @@ func (st *state) ofUID(uid uint32) (token.Principal, bool) {
 	if uid == 0 || uid == uint32(unix.Geteuid()) {
 		return token.Principal{Name: st.cfg.Node.Name, Node: true}, true
 	}
-	st.uidOnce.Do(func() {
-		st.byUID = map[uint32][]string{}
-		for _, id := range st.cfg.ModuleIDs() {
-			m := st.cfg.Modules[id]
-			if u, err := module.LookupUser(m.User, m.Group); err == nil {
-				st.byUID[u.UID] = append(st.byUID[u.UID], id)
-			}
-		}
-	})
+	ids := st.modulesOf(uid, time.Now())
 	p := token.Principal{Name: "uid " + strconv.Itoa(int(uid))}
-	for _, id := range st.byUID[uid] {
+	for _, id := range ids {
 		p.Name = id
 		p.Grants = append(p.Grants, grants(st.cfg, st.cfg.Modules[id])...)
 	}
 	return p, len(p.Grants) > 0
+}
+
+// usersInterval is how often users are looked up anew for one that is unknown: it may have been made since.
+const usersInterval = 5 * time.Second
+
+// modulesOf returns the modules that run as a user.
+func (st *state) modulesOf(uid uint32, now time.Time) []string {
+	st.uidMu.Lock()
+	defer st.uidMu.Unlock()
+	if ids, known := st.byUID[uid]; known || now.Sub(st.uidsRead) < usersInterval {
+		return ids
+	}
+	st.byUID, st.uidsRead = map[uint32][]string{}, now
+	for _, id := range st.cfg.ModuleIDs() {
+		m := st.cfg.Modules[id]
+		if u, err := module.LookupUser(m.User, m.Group); err == nil {
+			st.byUID[u.UID] = append(st.byUID[u.UID], id)
+		}
+	}
+	return st.byUID[uid]
 }
 
 // grants are what a module may always use: its repository at the destinations of the backups that save it.

@@ -27,8 +27,9 @@ type state struct {
 	limiters     map[string]*limiters      // by module
 	mark         string                    // of the files as they were read
 
-	byUID   map[uint32][]string
-	uidOnce sync.Once
+	uidMu    sync.Mutex
+	byUID    map[uint32][]string // modules
+	uidsRead time.Time
 }
 
 type limiters struct{ upload, download *rate.Limiter }

@@ -374,6 +374,15 @@ func TestGatewayUnixSocket(t *testing.T) {
 	if got := as("foreign", uuid("peer")); got != "401" {
 		t.Errorf("another module's user, whom no backup behind the gateway saves, is answered with %s, want 401", got)
 	}
+	// A user that is made only now is a module's, too.
+	h.write("/etc/sdbackup/late.toml", "[module.late]\ntype = \"wiki\"\nuuid = \""+uuid("late")+"\"\ninclude = [\"/etc/hostname\"]\nuser = \"late\"\n"+
+		h.to("cloud", "later", `"late"`, ""), 0o644)
+	defer os.Remove("/etc/sdbackup/late.toml")
+	if got := as("foreign", uuid("late")); got != "401" {
+		t.Errorf("before there is a user late, another one is answered with %s, want 401", got)
+	}
+	h.must("useradd", "--system", "late")
+	h.eventually(30*time.Second, "the new user is known", func() bool { return as("late", uuid("late")) == "404" })
 	var major, minor int
 	if _, err := fmt.Sscanf(h.must("restic", "version"), "restic %d.%d", &major, &minor); err != nil {
 		t.Fatal(err)
