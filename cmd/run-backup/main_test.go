@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"sdbackup/internal/cli"
+	"sdbackup/internal/cli/clitest"
 	"sdbackup/internal/run"
 	"sdbackup/internal/status"
 )
@@ -47,28 +47,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TZ", "UTC")
 			return os.WriteFile(filepath.Join(env.WorkDir, "password"), []byte("correct horse\n"), 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "here": here, "held": held},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits, "here": here, "held": held},
 	})
-}
-
-// exits runs a command that must end with an exit code: exits CODE COMMAND ARGUMENT...
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits CODE COMMAND ARGUMENT...")
-	}
-	want, err := strconv.Atoi(args[0])
-	ts.Check(err)
-	got := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) {
-			ts.Fatalf("%v", err)
-		}
-		got = exit.ExitCode()
-	}
-	if got != want {
-		ts.Fatalf("%s exited with %d; want %d", args[1], got, want)
-	}
 }
 
 // here writes the script's folder into files in place of @WORK@, for the configuration wants absolute paths: here FILE...
