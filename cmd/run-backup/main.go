@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/config"
@@ -116,7 +115,7 @@ func (c *command) starter(ctx context.Context, runner *run.Runner) (func(), erro
 		return func() {}, nil
 	}
 	self, err := conn.OwnUnit(ctx)
-	if err != nil || !strings.HasPrefix(self, "backup@") {
+	if err != nil || !units.IsService(self) {
 		self = "" // started by a person: the modules notice by their socket when this process is gone
 	}
 	runner.Start = run.Units{Conn: conn, Exe: exe, Paths: runner.Paths, BindsTo: self}

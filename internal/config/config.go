@@ -60,7 +60,8 @@ func (c *Config) ErrorsOf(kind Kind, id string) []Problem {
 
 // BackupErrors returns the errors that make every run of a backup impossible: those of its own table and of its destination.
 // Those of a module are not among them: they fail that module only.
-func (c *Config) BackupErrors(id string) []Problem {
+func (c *Config) BackupErrors(job string) []Problem {
+	id, _ := JobOf(job)
 	errs := c.problems(func(p Problem) bool {
 		return !p.Warning && p.Kind == KindBackup && p.ID == id && !strings.HasPrefix(p.Key, "backup."+id+".modules[")
 	})

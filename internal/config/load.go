@@ -501,7 +501,21 @@ func (t *table) backup(here Position) *Backup {
 		}
 	}
 	b.Retention = t.retention()
+	b.Check = t.check()
 	return b
+}
+
+func (t *table) check() Check {
+	sub := t.sub("check")
+	if sub == nil {
+		return Check{}
+	}
+	c := Check{Schedule: sub.list("schedule", true), ReadDataSubset: sub.number("read-data-subset", 1, 0)}
+	if sub.data["schedule"] == nil {
+		sub.errorf("schedule", `is missing; want when to check, as in schedule = "weekly", systemd.time(7)`)
+	}
+	sub.finish()
+	return c
 }
 
 var keepWithin = regexp.MustCompile(`^([0-9]+[ymdh])+$`)

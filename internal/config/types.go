@@ -138,11 +138,18 @@ type Backup struct {
 	PruneInterval     time.Duration // default 7d
 	Enabled           bool          // default true
 	Retention         Retention
+	Check             Check
 	OnSuccess         []string // hooks: argument vectors; nil for none
 	OnFailure         []string
 	OnConflict        []string
 	OnPartial         []string
 	PingURL           string
+}
+
+// Check is a [backup.ID.check] table: restic-check(1) of its modules' repositories. The zero value is none.
+type Check struct {
+	Schedule       []string // systemd OnCalendar expressions
+	ReadDataSubset int      // n: every check reads an n-th of the data, another one each time; 0: none of it
 }
 
 // Retention is which snapshots to keep, in the words of restic-forget(1). The zero value keeps everything.

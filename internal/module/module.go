@@ -77,6 +77,9 @@ func (a *attempt) run(ctx context.Context) error {
 		return err
 	}
 	defer closeSecrets()
+	if a.Plan.Check != nil {
+		return a.check(ctx)
+	}
 	if a.Saved == nil {
 		if err := a.save(ctx); err != nil {
 			return err
@@ -196,6 +199,9 @@ func (a *attempt) withRepository(ctx context.Context, f func(context.Context) er
 		err = f(ctx)
 	}
 	if errors.Is(err, restic.ErrNoRepository) {
+		if a.Plan.Check != nil {
+			return fmt.Errorf("there is no repository %s to check", a.Plan.Repository)
+		}
 		if !a.MayInit {
 			return fmt.Errorf("the repository %s is gone, and the records know that there was one", a.Plan.Repository)
 		}
@@ -412,6 +418,10 @@ func NewPlan(cfg *config.Config, paths config.Paths, b *config.Backup, m *config
 		p.Gateway, p.AddOnly, p.CACert = true, true, cfg.Gateway.CAFile
 	} else if d.EnvironmentFile != "" {
 		p.EnvironmentFile = EnvironmentCredential
+	}
+	if b.IsCheck() {
+		p.MayInit, p.Check = false, nextCheck(b.Check, rec)
+		return p
 	}
 	if rec != nil && rec.Repository == p.Repository { // of another repository they tell nothing
 		p.Snapshots, p.LastPrune, p.Unclean = rec.Snapshots, rec.LastPrune, rec.Unclean

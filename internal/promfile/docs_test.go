@@ -3,6 +3,7 @@ package promfile
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -31,15 +32,15 @@ func TestManual(t *testing.T) {
 	}
 	described := parts[0] + parts[2]
 	rows := strings.Count(described, "| `node_backup_")
-	if want := len(backupMetrics) + len(moduleMetrics); rows != want {
+	if want := len(backupMetrics) + len(moduleMetrics) + len(checkMetrics) + len(moduleCheckMetrics); rows != want {
 		t.Errorf("%s has %d metrics; want %d", path, rows, want)
 	}
-	for _, m := range backupMetrics {
+	for _, m := range slices.Concat(backupMetrics, checkMetrics) {
 		if !strings.Contains(described, "| `"+m.name+"` |") {
 			t.Errorf("%s does not describe %s", path, m.name)
 		}
 	}
-	for _, m := range moduleMetrics {
+	for _, m := range slices.Concat(moduleMetrics, moduleCheckMetrics) {
 		if !strings.Contains(described, "| `"+m.name+"` |") {
 			t.Errorf("%s does not describe %s", path, m.name)
 		}

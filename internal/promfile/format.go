@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"sdbackup/internal/status"
+
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 )
@@ -14,23 +16,11 @@ import (
 // Format returns the text of the file, in Prometheus' text exposition format 0.0.4.
 func Format(s Sample) ([]byte, error) {
 	id, name := label("id", s.ID), label("name", s.Name)
-	var families []*dto.MetricFamily
-	for _, m := range backupMetrics {
-		if v, ok := m.value(s); ok {
-			families = append(families, m.family(m.series(v, id, name)))
-		}
-	}
-	modules := slices.DeleteFunc(slices.Sorted(maps.Keys(s.Modules)), func(id string) bool { return s.Modules[id] == nil })
-	for _, m := range moduleMetrics {
-		var series []*dto.Metric
-		for _, module := range modules {
-			if v, ok := m.value(s.Modules[module]); ok {
-				series = append(series, m.series(v, id, label("module", module), name))
-			}
-		}
-		if len(series) > 0 {
-			families = append(families, m.family(series...))
-		}
+	families := familiesOf(backupMetrics, s, id, name)
+	families = append(families, moduleFamilies(moduleMetrics, s.Modules, id, name)...)
+	if s.HasCheck {
+		families = append(families, familiesOf(checkMetrics, s, id, name)...)
+		families = append(families, moduleFamilies(moduleCheckMetrics, s.Checks, id, name)...)
 	}
 	b := bytes.NewBufferString(header)
 	for _, f := range families {
@@ -39,6 +29,31 @@ func Format(s Sample) ([]byte, error) {
 		}
 	}
 	return b.Bytes(), nil
+}
+
+func familiesOf(metrics []metric[Sample], s Sample, labels ...*dto.LabelPair) (families []*dto.MetricFamily) {
+	for _, m := range metrics {
+		if v, ok := m.value(s); ok {
+			families = append(families, m.family(m.series(v, labels...)))
+		}
+	}
+	return families
+}
+
+func moduleFamilies(metrics []metric[module], all map[string]*status.Module, id, name *dto.LabelPair) (families []*dto.MetricFamily) {
+	modules := slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(id string) bool { return all[id] == nil })
+	for _, m := range metrics {
+		var series []*dto.Metric
+		for _, module := range modules {
+			if v, ok := m.value(all[module]); ok {
+				series = append(series, m.series(v, id, label("module", module), name))
+			}
+		}
+		if len(series) > 0 {
+			families = append(families, m.family(series...))
+		}
+	}
+	return families
 }
 
 func (m metric[T]) family(series ...*dto.Metric) *dto.MetricFamily {

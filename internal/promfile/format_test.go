@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,14 @@ func samples() map[string]Sample {
 	modules := func(wiki, mail *status.Module) map[string]*status.Module {
 		return map[string]*status.Module{"wiki1": wiki, "mail1": mail}
 	}
+	checked := FromRecords("1", "Nightly to the archive", success, modules(wiki, &mail), false, next)
+	checked.HasCheck, checked.Check, checked.Checks = true, run(status.Failed), modules(
+		&status.Module{Result: status.Result{Outcome: status.Success}}, &status.Module{Result: status.Result{Outcome: status.Failed}})
+	unchecked := checked
+	unchecked.Check, unchecked.Checks = nil, nil
 	return map[string]Sample{
+		"checked":     checked,
+		"unchecked":   unchecked,
 		"first-run":   FromRecords("1", "Nightly to the archive", nil, nil, true, next),
 		"success":     FromRecords("1", "Nightly to the archive", success, modules(wiki, &mail), false, next),
 		"failed":      FromRecords("1", "Nightly to the archive", run(status.Failed), modules(wiki, &broken), false, next),
@@ -120,10 +128,10 @@ func parse(t testing.TB, text []byte) map[string]*dto.MetricFamily {
 // What is read back with the parser of node_exporter is what went in.
 func TestReadBack(t *testing.T) {
 	all := map[string]string{}
-	for _, m := range backupMetrics {
+	for _, m := range slices.Concat(backupMetrics, checkMetrics) {
 		all[m.name] = m.help
 	}
-	for _, m := range moduleMetrics {
+	for _, m := range slices.Concat(moduleMetrics, moduleCheckMetrics) {
 		all[m.name] = m.help
 	}
 	seen := map[string]bool{}

@@ -53,7 +53,44 @@ var backupMetrics = []metric[Sample]{
 	},
 }
 
+var checkMetrics = []metric[Sample]{
+	{
+		"node_backup_check_status", "Verdict of the last check of the backup's repositories: -1 none has ended, 0 failed, 1 success, 2 a module stayed locked to the end.",
+		gauge, always(func(s Sample) float64 {
+			if s.Check == nil {
+				return -1
+			}
+			return verdict(s.Check.LastRun.Outcome)
+		}),
+	},
+	{
+		"node_backup_check_last_run_timestamp_seconds", "When the last check that ended began.",
+		gauge, func(s Sample) (float64, bool) {
+			if s.Check == nil {
+				return 0, false
+			}
+			return timestamp(s.Check.LastRun.Start)
+		},
+	},
+	{
+		"node_backup_check_last_success_timestamp_seconds", "When a check last found the repositories of all modules good.",
+		gauge, func(s Sample) (float64, bool) {
+			if s.Check == nil {
+				return 0, false
+			}
+			return timestamp(s.Check.LastSuccess)
+		},
+	},
+}
+
 type module = *status.Module
+
+var moduleCheckMetrics = []metric[module]{
+	{
+		"node_backup_module_check_status", "How the last check of the module's repository ended: -1 none has, 0 it failed or found errors, 1 success, 2 the module stayed locked to the end.",
+		gauge, always(func(m module) float64 { return verdict(m.Outcome) }),
+	},
+}
 
 var moduleMetrics = []metric[module]{
 	{

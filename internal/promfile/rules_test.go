@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -36,10 +37,10 @@ func TestAlertRulesAreComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := map[string]bool{}
-	for _, m := range backupMetrics {
+	for _, m := range slices.Concat(backupMetrics, checkMetrics) {
 		known[m.name] = true
 	}
-	for _, m := range moduleMetrics {
+	for _, m := range slices.Concat(moduleMetrics, moduleCheckMetrics) {
 		known[m.name] = true
 	}
 	for _, name := range regexp.MustCompile(`\bnode_backup_\w+`).FindAllString(string(rules), -1) {

@@ -16,6 +16,10 @@ type Sample struct {
 	Duration    time.Duration
 	NextRun     time.Time // zero: not known, or there is none
 	Modules     map[string]*status.Module
+
+	HasCheck bool
+	Check    *status.Backup // the record of its check; nil: none ended
+	Checks   map[string]*status.Module
 }
 
 // FromRecords returns the Sample of a backup. rec is nil where no run has ended; modules are those that are to be seen and

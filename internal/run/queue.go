@@ -147,7 +147,7 @@ func (q *queue) begin(ctx context.Context) {
 		plan.MayInit = true
 	}
 	job := Job{Plan: plan, Module: t.module, Destination: q.Config.Destinations[q.backup.Destination], Backup: q.backup, Gateway: q.Config.Gateway}
-	if t.removing {
+	if t.removing || plan.Check != nil && job.Destination != nil && job.Destination.Gateway {
 		job = job.retention()
 	}
 	go func() {
@@ -270,6 +270,10 @@ func remember(last status.Module, a Attempt, attempts int, lockWait time.Duratio
 		StaleLocksTotal: last.StaleLocksTotal + a.Result.StaleLocksRemoved,
 		CPUSecondsTotal: last.CPUSecondsTotal + a.cpuSeconds(),
 		Unclean:         last.Unclean || a.Unclean,
+		Checked:         last.Checked,
+	}
+	if c := a.Result.Check; c != nil && a.Result.Outcome == status.Success {
+		rec.Checked = c.Number
 	}
 	if a.CPU != nil {
 		seconds := a.CPU.Seconds()

@@ -51,7 +51,7 @@ func (r *Runner) recover(ctx context.Context, id, reason string) error {
 		r.Log.Error("read the marker of a dead run", "backup", id, "error", err)
 		marker = &status.Running{ID: newID(), Backup: id, Name: "Backup " + id, Start: r.Now()}
 	}
-	b := r.Config.Backups[id]
+	b := r.Config.Job(id)
 	if b == nil {
 		b = r.lost(id)
 	}
@@ -65,7 +65,7 @@ func (r *Runner) recover(ctx context.Context, id, reason string) error {
 		if err := r.Store.End(run); err != nil {
 			return err
 		}
-		return errors.Join(r.writeMetrics(ctx, log, b, false), r.Store.RemoveRunning(id))
+		return errors.Join(r.writeMetrics(ctx, log, b), r.Store.RemoveRunning(id))
 	}
 	return r.conclude(ctx, log, b, run)
 }

@@ -54,7 +54,7 @@ func LockName(backup string) string { return "backup@" + backup + ".lock" }
 // Backup runs the backup once and returns its verdict. An error means that nothing was iterated (ErrRunning,
 // ErrConfiguration) or that the verdict could not be written; how modules fared is in the verdict only.
 func (r *Runner) Backup(ctx context.Context, id string) (status.Run, error) {
-	b := r.Config.Backups[id]
+	b := r.Config.Job(id)
 	if b == nil {
 		if !r.shouldExist(id) {
 			return status.Run{}, fmt.Errorf("backup %s: %w: there is no [backup.%s]", id, ErrConfiguration, id)
@@ -75,7 +75,7 @@ func (r *Runner) Backup(ctx context.Context, id string) (status.Run, error) {
 	if err := r.Store.Begin(running(run)); err != nil {
 		return run, fmt.Errorf("backup %s: note that a run begins: %w", id, err)
 	}
-	_ = r.writeMetrics(ctx, log, b, true) // logged; the run goes on without
+	_ = r.writeMetrics(ctx, log, b) // logged; the run goes on without
 	log.Info(fmt.Sprintf("backup %s (%s) begins", id, b.Name), journal.Message(journal.RunStarted))
 	pinged := r.pingStart(ctx, log, b)
 
@@ -112,7 +112,7 @@ func (r *Runner) lock(id string) (*lock.Lock, error) {
 // problem is what makes it impossible to iterate the modules at all; nil when nothing does.
 func (r *Runner) problem(id string) error {
 	var lines []string
-	if r.Config.Backups[id] == nil {
+	if r.Config.Job(id) == nil {
 		lines = append(lines, "backup "+id+" is not in what could be read of the configuration")
 		for _, p := range r.Config.Errors() {
 			if p.Kind == config.KindFile {
@@ -135,7 +135,7 @@ func (r *Runner) shouldExist(id string) bool {
 	if _, err := r.Store.Backup(id); err == nil {
 		return true
 	}
-	if !config.ValidID(id) {
+	if of, _ := config.JobOf(id); !config.ValidID(of) {
 		return false
 	}
 	for _, p := range r.Config.Errors() {

@@ -57,6 +57,9 @@ func (s *script) Attempt(ctx context.Context, job Job, _ *slog.Logger, progress 
 	s.now--
 	s.mu.Unlock()
 	r.Module, r.Backup, r.Run, r.End = id, job.Plan.Backup, job.Plan.Run, time.Now()
+	if c := job.Plan.Check; c != nil {
+		r.Check = &status.Check{Number: c.Number, Of: c.Of}
+	}
 	cpu := 2 * time.Second
 	return Attempt{Result: r, CPU: &cpu}
 }
@@ -504,5 +507,57 @@ func TestPingURLIsNotLogged(t *testing.T) {
 	}
 	if strings.Contains(log.String(), "planted-token") || !strings.Contains(log.String(), "502") {
 		t.Errorf("log = %s; want the answer and not the URL", log.String())
+	}
+}
+
+// A check goes through the parts of the data one by one, again where one was not found good, and changes nothing of its backup's records.
+func TestChecks(t *testing.T) {
+	good := status.Result{Outcome: status.Success}
+	s := &script{results: map[string][]status.Result{"a": {saved, good, broken, good, good}}}
+	r, b := newRunner(t, s, "a")
+	b.Check = config.Check{Schedule: []string{"weekly"}, ReadDataSubset: 2}
+	b.Retention = config.Retention{KeepLast: 1}
+	b.OnSuccess = []string{"false"}
+	if _, err := r.Backup(t.Context(), "1"); err != nil {
+		t.Fatal(err)
+	}
+	before, err := r.Store.Module("1", "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		number int
+		status string
+	}{{1, "1"}, {2, "0"}, {2, "1"}, {1, "1"}} {
+		run, err := r.Backup(t.Context(), "check@1")
+		if err != nil || run.Backup != "check@1" {
+			t.Fatalf("check %d: %+v, %v", i, run, err)
+		}
+		plan := s.plans[i+1]
+		if plan.Check == nil || *plan.Check != (module.Check{Number: want.number, Of: 2}) || plan.MayInit || !plan.Retention.IsZero() {
+			t.Errorf("check %d: plan %+v, check %+v; want part %d of 2", i, plan, plan.Check, want.number)
+		}
+		data, err := os.ReadFile(filepath.Join(r.Config.Metrics.TextfileDir, "backup1.prom"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{
+			`node_backup_status{id="1",name="Nightly"} 1`, `node_backup_check_status{id="1",name="Nightly"} ` + want.status,
+			`node_backup_module_check_status{id="1",module="a",name="Nightly"} ` + want.status, `node_backup_running{id="1",name="Nightly"} 0`,
+		} {
+			if !strings.Contains(string(data), line+"\n") {
+				t.Errorf("check %d: no %s in\n%s", i, line, data)
+			}
+		}
+	}
+	after, err := r.Store.Module("1", "a")
+	if err != nil || after.Run != before.Run || after.Snapshot != before.Snapshot {
+		t.Errorf("the record of the backup has become %+v, %v", after, err)
+	}
+	if _, err := r.Backup(t.Context(), "check@2"); !errors.Is(err, ErrConfiguration) {
+		t.Errorf("a check of no backup: %v", err)
+	}
+	if files, _ := filepath.Glob(filepath.Join(r.Config.Metrics.TextfileDir, "*")); len(files) != 1 {
+		t.Errorf("textfiles %v; want that of the backup alone", files)
 	}
 }

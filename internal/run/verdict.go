@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"time"
 
@@ -31,7 +30,7 @@ func (r *Runner) conclude(ctx context.Context, log *slog.Logger, b *config.Backu
 		// The marker stays: whoever comes next records this run as failed, which is what a verdict that is not kept is.
 		return fmt.Errorf("backup %s: write the verdict: %w", run.Backup, err)
 	}
-	metricsErr := r.writeMetrics(ctx, log, b, false)
+	metricsErr := r.writeMetrics(ctx, log, b)
 	err := r.announce(ctx, log, b, run)
 	return errors.Join(metricsErr, err, r.Store.RemoveRunning(run.Backup))
 }
@@ -45,8 +44,12 @@ func summary(run status.Run) string {
 	for _, m := range run.Modules {
 		count[m.Outcome]++
 	}
-	line := fmt.Sprintf("backup %s %s: %d of %d modules saved", run.Backup, verb(run.Outcome),
-		count[status.Success]+count[status.Partial], len(run.Modules))
+	done := "saved"
+	if _, isCheck := config.JobOf(run.Backup); isCheck {
+		done = "found good"
+	}
+	line := fmt.Sprintf("backup %s %s: %d of %d modules %s", run.Backup, verb(run.Outcome),
+		count[status.Success]+count[status.Partial], len(run.Modules), done)
 	for _, part := range []struct {
 		outcome status.Outcome
 		words   string
@@ -71,31 +74,22 @@ func verb(o status.Outcome) string {
 
 // writeMetrics writes the backup's .prom from the records. The verdict in it is the last one on record, also while the next
 // run is under way.
-func (r *Runner) writeMetrics(ctx context.Context, log *slog.Logger, b *config.Backup, running bool) error {
+func (r *Runner) writeMetrics(ctx context.Context, log *slog.Logger, b *config.Backup) error {
 	dir := r.Config.Metrics.TextfileDir
 	if dir == "" {
 		return nil
 	}
-	rec, err := r.Store.Backup(b.ID)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Error("read the record of the backup", "error", err)
-	}
-	modules := map[string]*status.Module{}
-	for _, id := range b.Modules {
-		m, err := r.Store.Module(b.ID, id)
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				log.Error("read the record of the module", "module", id, "error", err)
-			}
-			continue
+	id, isCheck := config.JobOf(b.ID)
+	if isCheck { // it is told of in the file of its backup
+		if b = r.Config.Backups[id]; b == nil {
+			return nil
 		}
-		modules[id] = m
 	}
 	var next time.Time
 	if r.Next != nil {
 		next = r.Next(ctx, b)
 	}
-	if err := promfile.Write(dir, promfile.FromRecords(b.ID, b.Name, rec, modules, running, next)); err != nil {
+	if err := promfile.Update(dir, r.Store, b, next, log); err != nil {
 		log.Error("write the metrics", "error", err)
 		return fmt.Errorf("backup %s: write the metrics: %w", b.ID, err)
 	}

@@ -58,7 +58,7 @@ func (s *Scheduler) skipped(cfg *config.Config, t units.Timer) []config.Problem 
 		if !risky {
 			continue
 		}
-		p := problemOf(cfg, cfg.Backups[t.ID], "schedule",
+		p := problemOf(cfg, cfg.Job(t.ID), "schedule",
 			"%q is between 01:00 and 03:00, which daylight saving time can skip or repeat in %s: use another hour, or append UTC", e, zone)
 		p.Warning = true
 		return []config.Problem{p}

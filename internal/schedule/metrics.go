@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +12,6 @@ import (
 
 	"sdbackup/internal/config"
 	"sdbackup/internal/promfile"
-	"sdbackup/internal/status"
 	"sdbackup/internal/units"
 )
 
@@ -63,7 +61,9 @@ func (s *Scheduler) refreshMetrics(
 		}
 	}
 	for _, id := range stale {
-		errs = append(errs, s.writeMetrics(dir, cfg.Backups[id], next[id]))
+		if err := promfile.Update(dir, s.store(), cfg.Backups[id], next[id], s.Log); err != nil {
+			errs = append(errs, fmt.Errorf("backup %s: write its metrics: %w", id, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -121,58 +121,6 @@ func (s *Scheduler) isStale(dir, id string, changed time.Time, rescheduled bool)
 	}
 	written := file.ModTime()
 	return written.Before(record.ModTime()) || written.Before(changed)
-}
-
-// writeMetrics makes the textfile of a backup from its records. A run of it may do the same at any moment, and must not find
-// its verdict replaced by an older one; so when the records have changed meanwhile, it is made once more.
-func (s *Scheduler) writeMetrics(dir string, b *config.Backup, next time.Time) error {
-	for {
-		before := s.recordsOf(b.ID)
-		sample, err := s.sample(b, next)
-		if err != nil {
-			return fmt.Errorf("backup %s: make its metrics from the records: %w", b.ID, err)
-		}
-		if err := promfile.Write(dir, sample); err != nil {
-			return fmt.Errorf("backup %s: write its metrics: %w", b.ID, err)
-		}
-		if s.recordsOf(b.ID) == before {
-			return nil
-		}
-	}
-}
-
-// sample reads the records of a backup. Those of modules that cannot be read are left out, as a run leaves them out.
-func (s *Scheduler) sample(b *config.Backup, next time.Time) (promfile.Sample, error) {
-	store := s.store()
-	marker, markerErr := store.Running(b.ID)
-	rec, err := store.Backup(b.ID)
-	if err != nil {
-		return promfile.Sample{}, err
-	}
-	modules := map[string]*status.Module{}
-	for _, id := range b.Modules {
-		m, err := store.Module(b.ID, id)
-		if err == nil {
-			modules[id] = m
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			s.Log.Error("read the record of a module", "backup", b.ID, "module", id, "error", err)
-		}
-	}
-	// The marker stays for a moment after the verdict, while hooks are called.
-	running := markerErr == nil && marker.ID != rec.LastRun.ID
-	return promfile.FromRecords(b.ID, b.Name, rec, modules, running, next), nil
-}
-
-// recordsOf identifies the state of the two records that change whenever a run begins or ends. They are replaced, never
-// written in place.
-func (s *Scheduler) recordsOf(id string) [2]string {
-	var state [2]string
-	for i, path := range []string{s.recordFile(id), filepath.Join(s.Paths.State, "running", id+".json")} {
-		if info, err := os.Stat(path); err == nil {
-			state[i] = fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano())
-		}
-	}
-	return state
 }
 
 func textfile(dir, id string) string { return filepath.Join(dir, "backup"+id+".prom") }

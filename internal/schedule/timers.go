@@ -49,15 +49,15 @@ func (s *Scheduler) Timers(ctx context.Context) (TimerList, error) {
 	list := TimerList{Problems: cfg.Errors()}
 	seen := make(map[string]bool, len(loaded))
 	for _, t := range loaded {
-		b := cfg.Backups[t.ID]
+		b := cfg.Job(t.ID)
 		if !t.Ours && b == nil {
 			continue
 		}
 		seen[t.ID] = true
 		list.Timers = append(list.Timers, s.entry(t, b))
 	}
-	for _, id := range cfg.BackupIDs() {
-		b := cfg.Backups[id]
+	for _, id := range cfg.JobIDs() {
+		b := cfg.Job(id)
 		if seen[id] || !b.Enabled {
 			continue
 		}
@@ -72,8 +72,8 @@ func (s *Scheduler) Timers(ctx context.Context) (TimerList, error) {
 		list.Timers = append(list.Timers, e)
 	}
 	order := map[string]int{} // those that are gone come last
-	for i, id := range cfg.BackupIDs() {
-		order[id] = i - len(cfg.Backups)
+	for i, id := range cfg.JobIDs() {
+		order[id] = i - 2*len(cfg.Backups)
 	}
 	slices.SortStableFunc(list.Timers, func(a, b TimerEntry) int {
 		if a.Next.IsZero() != b.Next.IsZero() {

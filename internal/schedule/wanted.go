@@ -21,14 +21,14 @@ type Wanted struct {
 
 // timerKeys are the keys that a timer is made from. A mistake in any other key of a backup does not keep its timer from
 // being started: its runs then fail, which is on record and raises an alert, as a missing timer does not.
-var timerKeys = []string{"enabled", "schedule", "randomized-delay", "randomized-offset", "accuracy", "persistent"}
+var timerKeys = []string{"enabled", "schedule", "check", "check.schedule", "randomized-delay", "randomized-offset", "accuracy", "persistent"}
 
 // Expressions returns the OnCalendar expressions of all backups, each once, in the order of their IDs.
 func Expressions(cfg *config.Config) []string {
 	var all []string
 	seen := map[string]bool{}
-	for _, id := range cfg.BackupIDs() {
-		for _, e := range cfg.Backups[id].Schedule {
+	for _, id := range cfg.JobIDs() {
+		for _, e := range cfg.Job(id).Schedule {
 			if !seen[e] {
 				seen[e] = true
 				all = append(all, e)
@@ -56,17 +56,18 @@ func Want(
 		}
 	}
 	for id := range broken { // a backup may be too broken to be among cfg.Backups
-		w.Undecided[id] = broken[id]
+		w.Undecided[id], w.Undecided[config.CheckID(id)] = broken[id], broken[id]
 	}
-	for _, id := range cfg.BackupIDs() {
-		b := cfg.Backups[id]
+	for _, id := range cfg.JobIDs() {
+		b := cfg.Job(id)
+		backup, _ := config.JobOf(id)
 		onCalendar, problems := onCalendar(cfg, b, calendars, offset)
-		if len(b.Schedule) == 0 && !broken[id] {
+		if len(b.Schedule) == 0 && !broken[backup] {
 			problems = append(problems, problemOf(cfg, b, "schedule", "is empty; want when to run, say \"daily\""))
 		}
 		w.Problems = append(w.Problems, problems...)
 		switch {
-		case broken[id]: // and it is said why
+		case broken[backup]: // and it is said why
 		case !b.Enabled:
 			w.Disabled[id] = true
 		case hasError(problems):
@@ -140,11 +141,15 @@ func onCalendar(
 
 // problemOf is an error about a key of a backup.
 func problemOf(cfg *config.Config, b *config.Backup, key, format string, args ...any) config.Problem {
+	id, isCheck := config.JobOf(b.ID)
+	if isCheck && key == "schedule" {
+		key = "check.schedule"
+	}
 	return config.Problem{
-		Position: cfg.PositionOf(config.KindBackup, b.ID, key),
+		Position: cfg.PositionOf(config.KindBackup, id, key),
 		Kind:     config.KindBackup,
-		ID:       b.ID,
-		Key:      "backup." + b.ID + "." + key,
+		ID:       id,
+		Key:      "backup." + id + "." + key,
 		Message:  fmt.Sprintf(format, args...),
 	}
 }
@@ -158,5 +163,5 @@ func (w Wanted) keeps(cfg *config.Config, id string) bool {
 	if w.Undecided[id] {
 		return true
 	}
-	return w.Blind && cfg.Backups[id] == nil
+	return w.Blind && cfg.Job(id) == nil
 }

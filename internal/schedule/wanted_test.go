@@ -193,3 +193,25 @@ func TestOffsetUnknown(t *testing.T) {
 func errorsBut(problems []config.Problem, kind config.Kind) []config.Problem {
 	return slices.DeleteFunc(slices.Clone(problems), func(p config.Problem) bool { return p.Kind == kind })
 }
+
+// A check has a timer of its own, which goes and stays with its backup's, and whose mistakes are told at its key.
+func TestWantChecks(t *testing.T) {
+	cfg := load(t, map[string]string{"a.toml": base + backup("1", `schedule = "daily"`, `check = { schedule = "Mon 04:00", read-data-subset = 4 }`, "name = \"Nightly\"") +
+		backup("2", `schedule = "daily"`, `check = { schedule = "sometimes" }`) + backup("3", `schedule = "daily"`, `check = { schedule = "hourly" }`, "enabled = false") +
+		backup("4", `schedule = "daily"`, `check = { schedule = 7 }`)})
+	w := Want(cfg, judged(Expressions(cfg)), noOffset)
+	var got []string
+	for _, timer := range w.Timers {
+		got = append(got, timer.ID+" "+strings.Join(timer.OnCalendar, ",")+" "+timer.Description)
+	}
+	want := []string{"1 *-*-* 00:00:00 Nightly", "check@1 Mon *-*-* 04:00:00 Check of Nightly", "2 *-*-* 00:00:00 Backup 2"}
+	if !slices.Equal(got, want) {
+		t.Errorf("timers %q; want %q", got, want)
+	}
+	if !w.Undecided["check@2"] || w.Undecided["2"] || !w.Disabled["check@3"] || !w.Undecided["check@4"] {
+		t.Errorf("undecided %v, disabled %v", w.Undecided, w.Disabled)
+	}
+	if len(w.Problems) != 1 || w.Problems[0].Key != "backup.2.check.schedule" || w.Problems[0].ID != "2" {
+		t.Errorf("problems %v; want one at backup.2.check.schedule", w.Problems)
+	}
+}

@@ -38,6 +38,8 @@ type Result struct {
 	Unreadable      []string `json:"unreadable,omitempty"` // the first 100 of them
 	UnreadableCount int      `json:"unreadable_count,omitempty"`
 
+	Check *Check `json:"check,omitempty"` // of an attempt that checks; nil: it did not get that far
+
 	RetentionDue      bool       `json:"retention_due,omitempty"` // it takes another attempt, with the node's rights
 	Retention         *Retention `json:"retention,omitempty"`     // nil: the attempt did not get that far, or no policy
 	StaleLocksRemoved int        `json:"stale_locks_removed,omitempty"`
@@ -45,6 +47,12 @@ type Result struct {
 	// Snapshots of this module and backup that the repository holds after the attempt, oldest first, as far as is known.
 	Snapshots []Snapshot `json:"snapshots,omitempty"`
 	LastPrune time.Time  `json:"last_prune,omitzero"`
+}
+
+// Check is which part of the data a check was to read.
+type Check struct {
+	Number int `json:"number"` // from 1 on
+	Of     int `json:"of"`     // 0: none was to be read
 }
 
 // Retention is what forget and prune came to.
@@ -76,6 +84,7 @@ type Module struct {
 	LastSuccess     time.Time `json:"last_success,omitzero"`
 	StaleLocksTotal int       `json:"stale_locks_removed_total"`
 	CPUSecondsTotal float64   `json:"cpu_seconds_total"`
+	Checked         int       `json:"checked,omitempty"` // number of the part of the data that was last read and found good
 	Unclean         bool      `json:"unclean,omitempty"` // the last attempt was killed: the repository may hold garbage
 }
 

@@ -14,6 +14,7 @@ const DefaultSlice = "backup.slice"
 
 const (
 	instancePrefix = "backup@"
+	jobPrefix      = "backup-" // before the ID of a job other than the backup itself, as in check@1
 	modulePrefix   = "module-backup-"
 	timerSuffix    = ".timer"
 	serviceSuffix  = ".service"
@@ -21,12 +22,25 @@ const (
 	maxUnitName = 255 // bytes, systemd.unit(5)
 )
 
-// TimerName is the name of a backup's timer. Every character that an ID may have is allowed in the instance part of a unit's
-// name, so that %i gives the ID back; nothing is escaped.
-func TimerName(backup string) string { return instancePrefix + backup + timerSuffix }
+// TimerName is the name of a backup's timer, or of another job's: backup@1.timer, backup-check@1.timer. Every character that an ID may
+// have is allowed in the instance part of a unit's name, so that %i gives the ID back; nothing is escaped.
+func TimerName(job string) string { return instance(job) + timerSuffix }
 
-// ServiceName is the name of the service that runs a backup: the one that its timer activates.
-func ServiceName(backup string) string { return instancePrefix + backup + serviceSuffix }
+// ServiceName is the name of the service that runs a backup or another job: the one that its timer activates.
+func ServiceName(job string) string { return instance(job) + serviceSuffix }
+
+func instance(job string) string {
+	if strings.Contains(job, "@") {
+		return jobPrefix + job
+	}
+	return instancePrefix + job
+}
+
+// IsService tells whether a unit runs a backup or another job.
+func IsService(unit string) bool {
+	_, ok := jobOf(unit, serviceSuffix)
+	return ok
+}
 
 // ModuleServiceName is the name of the service that saves a module within a run of a backup.
 //
@@ -41,7 +55,7 @@ func ModuleServiceName(backup, module string) string {
 // modulesPrefix is what the names of all services of a backup's modules begin with, and no others.
 func modulesPrefix(backup string) string {
 	const longestModule = 64
-	prefix := modulePrefix + strings.ReplaceAll(backup, "-", `\x2d`) + "-"
+	prefix := modulePrefix + strings.NewReplacer("-", `\x2d`, "@", `\x40`).Replace(backup) + "-"
 	if len(prefix)+longestModule+len(serviceSuffix) > maxUnitName {
 		sum := sha256.Sum256([]byte(backup))
 		prefix = modulePrefix + hex.EncodeToString(sum[:16]) + "-"
@@ -49,12 +63,22 @@ func modulesPrefix(backup string) string {
 	return prefix
 }
 
-// backupOf returns the ID of the backup that a timer or service is of.
-func backupOf(unit, suffix string) (id string, ok bool) {
-	id, ok = strings.CutPrefix(unit, instancePrefix)
+// kinds are the jobs that are no backups.
+var kinds = []string{"check@"}
+
+// jobOf returns the ID of the job that a timer or service is of.
+func jobOf(unit, suffix string) (id string, ok bool) {
+	name, ok := strings.CutSuffix(unit, suffix)
 	if !ok {
 		return "", false
 	}
-	id, ok = strings.CutSuffix(id, suffix)
-	return id, ok && id != ""
+	if id, ok := strings.CutPrefix(name, instancePrefix); ok {
+		return id, id != ""
+	}
+	for _, kind := range kinds {
+		if id, ok := strings.CutPrefix(name, jobPrefix+kind); ok && id != "" {
+			return kind + id, true
+		}
+	}
+	return "", false
 }

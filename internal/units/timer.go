@@ -20,7 +20,7 @@ const defaultAccuracy = time.Minute
 // Timer is the timer of a backup, as wanted or as loaded. It activates the service of the same name: Unit= cannot be set over
 // D-Bus.
 type Timer struct {
-	ID              string        // of the backup
+	ID              string        // of the backup, or of another job, as in check@1
 	Description     string        // one line; "" is the name of the unit
 	OnCalendar      []string      // normalized, as Calendar.Normalized is
 	RandomizedDelay time.Duration // whole microseconds count, as in Accuracy
@@ -106,7 +106,11 @@ func property(name string, value any) sd.Property {
 // It costs the manager one call for all and one a timer: whether a timer is ours is read from the file that the manager
 // keeps of every transient unit, systemd.unit(5), for the properties that tell it would cost two more calls.
 func (c *Conn) Timers(ctx context.Context) ([]LoadedTimer, error) {
-	list, err := c.list(ctx, TimerName("*"), ServiceName("*"))
+	patterns := []string{TimerName("*"), ServiceName("*")}
+	for _, kind := range kinds {
+		patterns = append(patterns, TimerName(kind+"*"), ServiceName(kind+"*"))
+	}
+	list, err := c.list(ctx, patterns...)
 	if err != nil {
 		return nil, err
 	}
@@ -114,10 +118,10 @@ func (c *Conn) Timers(ctx context.Context) ([]LoadedTimer, error) {
 	var rows []sd.UnitStatus
 	services := make(map[string]sd.UnitStatus, len(list)/2)
 	for _, u := range list {
-		if id, ok := backupOf(u.Name, serviceSuffix); ok {
+		if id, ok := jobOf(u.Name, serviceSuffix); ok {
 			services[id] = u
 		}
-		if id, ok := backupOf(u.Name, timerSuffix); ok {
+		if id, ok := jobOf(u.Name, timerSuffix); ok {
 			timers = append(timers, LoadedTimer{Timer: Timer{ID: id, Description: u.Description}, Active: isActive(u.ActiveState)})
 			rows = append(rows, u)
 		}
