@@ -327,6 +327,7 @@ func (t *table) module(here Position) *Module {
 		MinFiles:     t.number("min-files", 1, 0),
 		OnPartial:    t.text("on-partial"),
 		ReadAll:      t.boolean("read-all", false),
+		Units:        t.list("units", false),
 
 		MaxSize:       t.size("max-size"),
 		UploadLimit:   t.size("upload-limit"),
@@ -367,6 +368,11 @@ func (t *table) module(here Position) *Module {
 			t.errorf(t.element(t.name, "include", i), "%q is relative and there is no directory; want directory, or an absolute path", p)
 		}
 	}
+	for i, unit := range m.Units {
+		if !unitName.MatchString(unit) {
+			t.errorf(t.element(t.name, "units", i), "%q is no name of a unit; want one as in \"wiki.service\", systemd.unit(5)", unit)
+		}
+	}
 	if resources := t.sub("resources"); resources != nil {
 		m.Resources = resources.data
 		for _, name := range slices.Sorted(maps.Keys(resources.data)) {
@@ -380,6 +386,9 @@ func (t *table) module(here Position) *Module {
 	}
 	return m
 }
+
+// unitName matches names that systemctl takes, without an alias for a path or a pattern.
+var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|socket|target|timer|path|mount|automount|swap|slice|scope)$`)
 
 // dumps reads the [[dump]] tables.
 func (t *table) dumps() []Dump {

@@ -105,6 +105,7 @@ type Module struct {
 	OnPartial    string         // "fail" (default) or "warn"
 	ReadAll      bool           // CAP_DAC_READ_SEARCH
 	Resources    map[string]any // systemd properties for the module's service, as TOML gives them
+	Units        []string       // that use its files
 
 	// Kept by the gateway, of a destination that it serves.
 	MaxSize       int64 // bytes that a repository may take; 0: no limit

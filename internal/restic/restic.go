@@ -68,9 +68,30 @@ type Progress struct {
 
 // Snapshot is an element of what `restic snapshots` and `restic forget` print.
 type Snapshot struct {
-	ID   string    `json:"id"`
-	Time time.Time `json:"time"`
-	Tags []string  `json:"tags"`
+	ID      string    `json:"id"`
+	Time    time.Time `json:"time"`
+	Tags    []string  `json:"tags"`
+	Host    string    `json:"hostname"`
+	Paths   []string  `json:"paths"`             // absolute, what was saved
+	Summary *Counts   `json:"summary,omitempty"` // of snapshots that restic 0.17 and newer made; else nil
+}
+
+// Counts is what a snapshot says of itself.
+type Counts struct {
+	Start time.Time `json:"backup_start"`
+	End   time.Time `json:"backup_end"`
+	Files uint64    `json:"total_files_processed"`
+	Bytes uint64    `json:"total_bytes_processed"`
+}
+
+// Tag returns the value of the tag NAME=VALUE; "" when there is none.
+func (s Snapshot) Tag(name string) string {
+	for _, tag := range s.Tags {
+		if value, ok := strings.CutPrefix(tag, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // Source is what a backup saves, and how the snapshot is told apart.
@@ -155,11 +176,7 @@ func (r Repository) Snapshots(ctx context.Context, host string, tags []string) (
 	if err != nil {
 		return nil, err
 	}
-	var list []Snapshot
-	if err := json.Unmarshal(out.Bytes(), &list); err != nil {
-		return nil, fmt.Errorf("read restic's list of snapshots: %w", err)
-	}
-	return list, nil
+	return parseSnapshots(out.Bytes())
 }
 
 // Forgotten is what `restic forget` says it did.
@@ -226,7 +243,10 @@ type call struct {
 	dir    string
 	stdin  io.Reader
 	line   func(*message) // for each message on standard output
-	output *bytes.Buffer  // or: all of standard output
+	output io.Writer      // or: all of standard output
+	raw    func([]byte)   // or: each line of it
+	told   func(string)   // for each line of text on standard error
+	began  func(pid int)
 }
 
 // message is a line of restic's JSON, of all kinds that we read.
@@ -240,6 +260,9 @@ type message struct {
 	FilesProcessed uint64          `json:"total_files_processed"`
 	BytesProcessed uint64          `json:"total_bytes_processed"`
 	DataAdded      uint64          `json:"data_added"`
+	TotalFiles     uint64          `json:"total_files"`
+	FilesRestored  uint64          `json:"files_restored"`
+	BytesRestored  uint64          `json:"bytes_restored"`
 	Item           string          `json:"item"`
 	Message        string          `json:"message"` // of an exit_error, from 0.17 on
 	Error          json.RawMessage `json:"error"`
@@ -267,7 +290,7 @@ func (r Repository) run(ctx context.Context, c call) error {
 	cmd.Env = append(cmd.Env, "RESTIC_PROGRESS_FPS=1", "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Stdin = c.stdin
-	stderr := &textLog{repository: r}
+	stderr := &textLog{repository: r, told: c.told}
 	cmd.Stderr = stderr
 	lines := &splitter{each: func(line []byte) {
 		if m, ok := parseMessage(line); ok && c.line != nil {
@@ -279,12 +302,21 @@ func (r Repository) run(ctx context.Context, c call) error {
 			c.line(m)
 		}
 	}
+	if c.raw != nil {
+		lines.each = c.raw
+	}
 	cmd.Stdout = lines
 	if c.output != nil {
 		cmd.Stdout = c.output
 	}
 	r.Log.Debug("restic " + c.args[0])
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		if c.began != nil {
+			c.began(cmd.Process.Pid)
+		}
+		err = cmd.Wait()
+	}
 	lines.flush()
 	stderr.lines.flush()
 	// What restic has left of its own group, a helper that hangs, must not outlive it.
@@ -376,6 +408,7 @@ func (s *splitter) flush() {
 type textLog struct {
 	repository Repository
 	message    func(*message)
+	told       func(string)
 	lines      splitter
 	mu         sync.Mutex
 	kept       []byte
@@ -397,6 +430,9 @@ func (t *textLog) line(line []byte) {
 	}
 	text = t.repository.mask(text)
 	t.repository.Log.Info("restic: " + text)
+	if t.told != nil {
+		t.told(text)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.kept) < maxTextBytes {

@@ -32,6 +32,15 @@ const tokenTime = 7 * 24 * time.Hour
 // secrets finds what the attempt needs. For a destination behind the gateway that is a token, good for this repository and until forget
 // is called.
 func (j Job) secrets(ctx context.Context, paths config.Paths) (s module.Secrets, forget func(), err error) {
+	mode := token.All
+	if j.Plan.AddOnly {
+		mode = token.Add
+	}
+	return j.secretsFor(ctx, paths, mode)
+}
+
+// secretsFor is secrets with a token of that mode.
+func (j Job) secretsFor(ctx context.Context, paths config.Paths, mode token.Mode) (s module.Secrets, forget func(), err error) {
 	s, err = module.FindSecrets(j.Destination, os.Getenv)
 	if err != nil || !j.Destination.Gateway {
 		return s, func() {}, err
@@ -42,10 +51,6 @@ func (j Job) secrets(ctx context.Context, paths config.Paths) (s module.Secrets,
 	}
 	if strings.HasPrefix(j.Gateway.URL, "unix:") {
 		return s, func() {}, nil
-	}
-	mode := token.All
-	if j.Plan.AddOnly {
-		mode = token.Add
 	}
 	made, err := newToken(paths, token.Principal{
 		Name: j.Plan.Module, Grants: []token.Grant{{Destination: j.Destination.ID, Repository: j.Module.Type + "/" + j.Module.UUID, Mode: mode}},
@@ -109,6 +114,9 @@ func sweepAttempts(dir, tokens string) {
 		return
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // somebody is writing it: attempts begin side by side
+		}
 		if _, err := os.Stat(filepath.Join(tokens, e.Name())); errors.Is(err, fs.ErrNotExist) {
 			_ = os.Remove(filepath.Join(dir, e.Name())) // litter is no reason to fail
 		}

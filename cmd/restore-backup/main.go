@@ -1,0 +1,108 @@
+// restore-backup lists what can be restored from the destinations of backups, and restores it, into a new folder and never over live data.
+//
+// Synopsis:
+//
+//	restore-backup [--config PATH] [--user] list [MODULE|TYPE/UUID] [--destination ID] [--backup ID] [--no-sizes] [--json]
+//	restore-backup [...] MODULE|TYPE/UUID [--snapshot ID|--at TIME] [--path PATH]... [--target FOLDER] [--verify] [--dry-run]
+//	restore-backup [...] check-eligibility MODULE|TYPE/UUID [...] [--json]
+//	restore-backup [...] browse MODULE|TYPE/UUID [PATH] [--recursive|--cat] [--json]
+//	restore-backup [...] mount MODULE|TYPE/UUID FOLDER
+//
+// It exits with 0 when all was done; 1 when something failed; 2 when the command line or the configuration is wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"sdbackup/internal/cli"
+	"sdbackup/internal/config"
+	"sdbackup/internal/restore"
+)
+
+type command struct {
+	cli.Location
+
+	Restore restoring `cmd:"" default:"withargs" help:"Restore a module into a new folder; the word restore can be left out."`
+	List    list      `cmd:"" help:"List what can be restored, also what other nodes and removed modules have left."`
+	Check   check     `cmd:"" name:"check-eligibility" help:"Tell all that stands in the way of a restore, and write nothing."`
+	Browse  browse    `cmd:"" help:"List the files of a snapshot, or print one."`
+	Mount   mount     `cmd:"" help:"Show all snapshots in a folder, by FUSE, until it is interrupted."`
+}
+
+func main() {
+	os.Exit(cli.Main("restore-backup", "Restores backups into a new folder, never over live data.",
+		new(command), os.Args[1:], cli.OS()))
+}
+
+// restorer returns what works with the configuration that the command line names.
+func (c *command) restorer(env *cli.Env) *restore.Restorer {
+	paths := c.Paths(env)
+	return &restore.Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: env.Getenv, Now: env.Now, Log: env.Log}
+}
+
+// repository is what every command but list needs to know of where to look.
+type repository struct {
+	Module      string `arg:"" name:"module" predictor:"module" help:"Module, as [module.ID] in the configuration; or TYPE/UUID of any repository, as list shows it."`
+	Destination string `predictor:"destination" placeholder:"ID" help:"Destination; needed where there is more than one."`
+	Backup      string `predictor:"backup" placeholder:"ID" help:"Only snapshots of this backup."`
+}
+
+func (r repository) find(ctx context.Context, worker *restore.Restorer) (restore.Repository, error) {
+	return worker.Find(ctx, r.Module, r.Destination, r.Backup)
+}
+
+// choice says which snapshot is meant.
+type choice struct {
+	Snapshot string `xor:"snapshot" placeholder:"ID" help:"Snapshot, or the beginning of its ID; its run's others belong to it. Default: latest."`
+	At       string `xor:"snapshot" placeholder:"TIME" help:"The last snapshot up to then, as in \"2026-11-20 03:00\"; a day alone means its end."`
+}
+
+func (c choice) choose(backup string) (restore.Choice, error) {
+	wanted := restore.Choice{Snapshot: c.Snapshot, Backup: backup}
+	var err error
+	if c.At != "" {
+		wanted.At, err = restore.ParseAt(c.At, time.Local)
+	}
+	return wanted, err
+}
+
+// explain gives an error its exit code, and says what the operator can do.
+func explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	var mistake *restore.UsageError
+	usage := errors.As(err, &mistake)
+	if joined, ok := err.(interface{ Unwrap() []error }); !ok || len(joined.Unwrap()) < 2 { // else each has a sentence of its own
+		if hint := restore.Remedy(err); hint != "" {
+			err = cli.Hint(err, hint)
+		}
+	}
+	if usage {
+		return &cli.ExitError{Code: cli.ExitUsage, Err: err}
+	}
+	return err
+}
+
+// problems is the error of all problems, each with its hint.
+func problems(list []restore.Problem) error {
+	var errs []error
+	for _, p := range list {
+		err := errors.New(p.Text)
+		if p.Remedy != "" {
+			err = cli.Hint(err, p.Remedy)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func or(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}

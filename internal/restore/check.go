@@ -1,0 +1,244 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sdbackup/internal/config"
+	"sdbackup/internal/module"
+	"sdbackup/internal/restic"
+)
+
+// Request says what is to be restored, and where to.
+type Request struct {
+	Repository
+	Choice
+	Only   []string // paths from the module's directory, or as they were on the machine, or names of dumps; nil: everything
+	Target string   // "": a new folder in the working directory
+	Verify bool
+}
+
+// Problem is something that stands in the way of a restore.
+type Problem struct {
+	Text    string `json:"text"`
+	Remedy  string `json:"remedy,omitempty"`
+	InPlace bool   `json:"in_place,omitempty"` // only of one to where the module lives
+}
+
+// Plan is a restore that has been looked into. Close must be called of it; more often does no harm.
+type Plan struct {
+	Request
+	Point    Point     // when nothing of the repository is wrong
+	Target   string    // absolute
+	Problems []Problem // all that was found
+	Files    uint64
+	Bytes    uint64 // hard links count once for each name
+
+	repository *opened
+	version    restic.Version
+	parts      []part
+	target     target
+}
+
+// Close gives back what reading the repository took.
+func (p *Plan) Close() {
+	if p.repository != nil {
+		p.repository.close()
+		p.repository = nil
+	}
+}
+
+// Blocked returns the problems that a restore into a new folder has.
+func (p *Plan) Blocked() []Problem {
+	return slices.DeleteFunc(slices.Clone(p.Problems), func(q Problem) bool { return q.InPlace })
+}
+
+// Check looks into a restore without writing anything. What is wrong is in the plan, all of it; an error is a mistake of who asks, or that ctx is done.
+func (r *Restorer) Check(ctx context.Context, req Request) (*Plan, error) {
+	p := &Plan{Request: req, Problems: []Problem{}}
+	if err := r.checkRepository(ctx, p); err != nil {
+		var mistake *UsageError
+		if ctx.Err() != nil || errors.As(err, &mistake) {
+			p.Close()
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, err
+		}
+		p.problem(err)
+	}
+	if err := r.checkTarget(ctx, p); err != nil {
+		p.Close()
+		return nil, err
+	}
+	p.Problems = append(p.Problems, r.checkModule(req.Module)...)
+	return p, nil
+}
+
+func (p *Plan) problem(err error) {
+	p.Problems = append(p.Problems, Problem{Text: err.Error(), Remedy: Remedy(err)})
+}
+
+// checkRepository opens the repository and finds the point.
+func (r *Restorer) checkRepository(ctx context.Context, p *Plan) error {
+	var err error
+	if p.repository, err = r.open(ctx, p.Repository); err != nil {
+		return err
+	}
+	if p.version, err = p.repository.Version(ctx); err != nil {
+		return p.repository.explain(err)
+	}
+	list, err := p.repository.AllSnapshots(ctx)
+	if err != nil {
+		return p.repository.explain(err)
+	}
+	p.Point, err = choose(points(list), p.Choice)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.Label(), err)
+	}
+	return nil
+}
+
+// checkTarget examines the folder, and what is to go there.
+func (r *Restorer) checkTarget(ctx context.Context, p *Plan) error {
+	if p.Target = p.Request.Target; p.Target == "" {
+		if len(p.Point.Snapshots) == 0 {
+			return nil // nobody knows its name
+		}
+		p.Target = strings.Join([]string{"restore", strings.ReplaceAll(p.short(), "/", "-"), p.Point.Snapshots[0].Short()}, "-")
+	}
+	path, err := filepath.Abs(p.Target)
+	if err != nil {
+		return fmt.Errorf("find the working directory: %w", err)
+	}
+	p.Target = path
+	var problems []Problem
+	p.target, problems = look(path)
+	p.Problems = append(p.Problems, problems...)
+	if len(p.Point.Snapshots) == 0 {
+		return nil
+	}
+	p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		p.problem(err)
+		return nil
+	}
+	for _, one := range p.parts {
+		p.Files += one.has.Files
+		p.Bytes += one.has.Bytes
+	}
+	if p.target.parent == "" || p.target.free == 0 && len(problems) > 0 {
+		return nil
+	}
+	p.Problems = append(p.Problems, p.target.holds(p.parts)...)
+	if need := p.need(ctx); need > p.target.free {
+		p.Problems = append(p.Problems, Problem{
+			Text:   fmt.Sprintf("%s are to be restored, and the file system of %s has %s free", size(need), p.target.parent, size(p.target.free)),
+			Remedy: "make room, or restore elsewhere with --target",
+		})
+	}
+	return nil
+}
+
+// short is a name for a folder.
+func (p *Plan) short() string {
+	if p.Module != nil {
+		return p.Module.ID
+	}
+	return p.Type + "-" + p.UUID[:min(8, len(p.UUID))]
+}
+
+// need is how many bytes the restore takes: where it seems too many, hard links are counted as one.
+func (p *Plan) need(ctx context.Context) uint64 {
+	if p.Bytes <= p.target.free || len(p.Only) > 0 {
+		return p.Bytes
+	}
+	total := uint64(0)
+	for _, one := range p.parts {
+		size, err := p.repository.Stats(ctx, one.ID)
+		if err != nil {
+			return p.Bytes
+		}
+		total += size.Bytes
+	}
+	return total
+}
+
+// size writes a number of bytes for people, in powers of 1024.
+func size(n uint64) string {
+	value, unit := float64(n), 0
+	for value >= 1024 && unit < 6 {
+		value /= 1024
+		unit++
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f %ciB", value, " KMGTPE"[unit])
+}
+
+// checkModule looks whether the machine has what an installed module needs: its user and its units.
+func (r *Restorer) checkModule(m *config.Module) []Problem {
+	if m == nil {
+		return nil
+	}
+	var problems []Problem
+	if _, err := module.LookupUser(m.User, m.Group); err != nil {
+		problems = append(problems, Problem{Text: fmt.Sprintf("module %s: %v", m.ID, err), Remedy: "make it, or correct user and group of the module", InPlace: true})
+	}
+	for _, unit := range m.Units {
+		if text := r.unitProblem(unit); text != "" {
+			problems = append(problems, Problem{Text: fmt.Sprintf("module %s: %s", m.ID, text), Remedy: "install it, or correct units of the module", InPlace: true})
+		}
+	}
+	return problems
+}
+
+// unitProblem looks for a unit where the service manager does, systemd.unit(5): it may not run here. "" means that it is there.
+func (r *Restorer) unitProblem(unit string) string {
+	names := []string{unit}
+	if at := strings.IndexByte(unit, '@'); at >= 0 {
+		names = append(names, unit[:at+1]+unit[strings.LastIndexByte(unit, '.'):])
+	}
+	for _, dir := range r.unitFolders() {
+		for _, name := range names {
+			path := filepath.Join(dir, name)
+			if _, err := os.Lstat(path); err != nil {
+				continue
+			}
+			if to, err := os.Readlink(path); err == nil && to == "/dev/null" {
+				return unit + " is masked"
+			}
+			return ""
+		}
+	}
+	return "there is no " + unit
+}
+
+func (r *Restorer) unitFolders() []string {
+	if !r.Paths.User {
+		return []string{
+			"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early", "/etc/systemd/system",
+			"/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/run/systemd/generator.late",
+		}
+	}
+	folders := []string{r.Paths.Units}
+	if runtime := r.Getenv("XDG_RUNTIME_DIR"); runtime != "" {
+		for _, name := range []string{"user.control", "transient", "user", "generator"} {
+			folders = append(folders, filepath.Join(runtime, "systemd", name))
+		}
+	}
+	home := r.Getenv("XDG_DATA_HOME")
+	if home == "" {
+		home = filepath.Join(r.Getenv("HOME"), ".local/share")
+	}
+	return append(folders, "/etc/systemd/user", "/run/systemd/user", filepath.Join(home, "systemd/user"), "/usr/local/lib/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user")
+}

@@ -1,0 +1,268 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"sdbackup/internal/lock"
+	"sdbackup/internal/module"
+	"sdbackup/internal/restic"
+)
+
+// Result is what a restore came to.
+type Result struct {
+	Module      string      `json:"module,omitempty"`
+	Repository  string      `json:"repository"` // TYPE/UUID
+	Destination string      `json:"destination"`
+	Backup      string      `json:"backup,omitempty"`
+	Run         string      `json:"run_id,omitempty"`
+	Time        time.Time   `json:"time"` // of the snapshot
+	Snapshots   []string    `json:"snapshots"`
+	Target      string      `json:"target"`
+	Dumps       string      `json:"dumps,omitempty"` // the folder of the dumps
+	Files       uint64      `json:"files"`
+	Bytes       uint64      `json:"bytes"`
+	Seconds     float64     `json:"seconds"`
+	Verified    bool        `json:"verified"`
+	DryRun      bool        `json:"dry_run,omitempty"`
+	Live        *Comparison `json:"live,omitempty"` // of a dry run: what would change where the module lives
+	Complete    bool        `json:"complete"`
+	Errors      []string    `json:"errors"` // the first of them
+	ErrorCount  int         `json:"error_count"`
+}
+
+// Progress is how far a restore is.
+type Progress struct {
+	Phase      string // "restore", "finish", "verify"
+	Percent    float64
+	BytesDone  uint64
+	BytesTotal uint64
+	Estimated  bool // this restic does not tell: from what it has written
+}
+
+// result is that of a plan, before anything is done.
+func (p *Plan) result() Result {
+	r := Result{
+		Repository: p.Name(), Destination: p.Destination.ID, Backup: p.Point.Backup, Run: p.Point.Run, Time: p.Point.Time,
+		Module: p.Point.Module, Target: p.Target, Files: p.Files, Bytes: p.Bytes, Snapshots: []string{}, Errors: []string{},
+	}
+	if p.Module != nil {
+		r.Module = p.Module.ID
+	}
+	for _, one := range p.parts {
+		r.Snapshots = append(r.Snapshots, one.ID)
+		if one.Dump != "" {
+			r.Dumps = dumpsIn(p.Target, p.parts)
+		}
+	}
+	return r
+}
+
+// DryRun tells what a restore would write, and of an installed module how that differs from what it has now.
+func (r *Restorer) DryRun(ctx context.Context, p *Plan) (Result, error) {
+	result := p.result()
+	result.DryRun = true
+	if p.Module == nil {
+		return result, nil
+	}
+	for _, one := range p.parts {
+		if one.Dump != "" {
+			continue
+		}
+		live, err := p.repository.compareLive(ctx, one, p.Module)
+		if ctx.Err() != nil {
+			return result, context.Cause(ctx)
+		}
+		if err != nil {
+			return result, err
+		}
+		result.Live = &live
+	}
+	return result, nil
+}
+
+// Restore carries a plan out. With an error the result says what is there all the same; nothing is removed.
+func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)) (Result, error) {
+	start := time.Now()
+	result := p.result()
+	unlock := r.lockModule(p)
+	defer unlock()
+	err := p.target.make()
+	if err == nil {
+		err = p.restore(ctx, &result, progress)
+	}
+	if err == nil {
+		err = p.target.open()
+	}
+	result.Seconds = time.Since(start).Seconds()
+	result.Complete = err == nil
+	if err == nil {
+		return result, nil
+	}
+	result.Verified = false
+	result.Files, result.Bytes = present(p.Target)
+	if result.ErrorCount == 0 {
+		result.Errors, result.ErrorCount = append(result.Errors, err.Error()), 1
+	}
+	advice := Remedy(err)
+	if advice != "" {
+		advice = "; " + advice
+	}
+	if result.Files == 0 {
+		return result, remedy(fmt.Errorf("restore %s: %w", p.Label(), err), fmt.Sprintf("nothing was restored into %s%s", p.Target, advice))
+	}
+	return result, remedy(fmt.Errorf("restore %s: %w", p.Label(), err),
+		fmt.Sprintf("%s holds %d files (%s) of it, for you alone, and is not complete: remove it before you try again%s", p.Target, result.Files, size(result.Bytes), advice))
+}
+
+// lockModule keeps backups of the module from removing what is being read, where restic cannot do that by a lock of its own.
+func (r *Restorer) lockModule(p *Plan) (unlock func()) {
+	if !p.repository.noLock || p.Module == nil {
+		return func() {}
+	}
+	held, err := func() (*lock.Lock, error) {
+		u, err := module.LookupUser(p.Module.User, p.Module.Group)
+		if err != nil {
+			return nil, err
+		}
+		if err := lock.EnsureDir(r.Paths.Lock); err != nil {
+			return nil, err
+		}
+		path := lock.ModulePath(r.Paths.Lock, p.Module.ID)
+		if err := lock.Prepare(path, int(u.UID), int(u.GID)); err != nil {
+			return nil, err
+		}
+		return lock.TryExclusive(path, "restore")
+	}()
+	if err != nil {
+		r.Log.Warn(fmt.Sprintf("module %s is not kept from being backed up meanwhile, which may remove what is being restored: %v", p.Module.ID, err))
+		return func() {}
+	}
+	return func() { held.Release() }
+}
+
+// restore restores all parts.
+func (p *Plan) restore(ctx context.Context, result *Result, progress func(Progress)) error {
+	before := uint64(0)
+	for _, one := range p.parts {
+		to := p.Target
+		if one.Dump != "" {
+			to = result.Dumps
+			if err := os.Mkdir(to, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+				return fmt.Errorf("make the folder of the dumps: %w", err)
+			}
+		}
+		done, err := p.repository.Restore(ctx, restic.RestoreOptions{
+			Snapshot: one.ID, Target: to, Paths: one.include, Verify: p.Verify, NoLock: p.repository.noLock, Version: p.version, Bytes: one.has.Bytes,
+		}, func(q restic.RestoreProgress) {
+			progress(overall(before, one.has.Bytes, p.Bytes, q))
+		})
+		result.Errors, result.ErrorCount = append(result.Errors, done.Errors...), result.ErrorCount+done.ErrorCount
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case done.ErrorCount > 0:
+			return fmt.Errorf("%d files or folders could not be restored%s", done.ErrorCount, first(done.Errors))
+		case err != nil:
+			return p.repository.explain(err)
+		}
+		before += one.has.Bytes
+	}
+	return p.after(ctx, result, progress)
+}
+
+func first(errs []string) string {
+	if len(errs) == 0 {
+		return ""
+	}
+	return ", the first: " + errs[0]
+}
+
+// overall makes the progress of one part that of all of them.
+func overall(before, part, all uint64, q restic.RestoreProgress) Progress {
+	done := before + min(q.BytesDone, part)
+	percent := q.Percent
+	if all > 0 {
+		percent = 100 * (float64(before) + float64(part)*q.Percent/100) / float64(all)
+	}
+	return Progress{Phase: "restore", Percent: percent, BytesDone: done, BytesTotal: all, Estimated: q.Estimated}
+}
+
+// after does what this restic has not done, and looks at everything again.
+func (p *Plan) after(ctx context.Context, result *Result, progress func(Progress)) error {
+	if !p.version.SkipsSecurity() || !p.version.KeepsSparse() {
+		progress(Progress{Phase: "finish", Percent: 100, BytesDone: p.Bytes, BytesTotal: p.Bytes})
+		failed := finish(ctx, p.Target, !p.version.SkipsSecurity(), !p.version.KeepsSparse())
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if len(failed) > 0 {
+			result.Errors, result.ErrorCount = append(result.Errors, failed...), result.ErrorCount+len(failed)
+			return fmt.Errorf("%d restored files could not be finished%s", len(failed), first(failed))
+		}
+	}
+	if !p.Verify {
+		return nil
+	}
+	progress(Progress{Phase: "verify", Percent: 100, BytesDone: p.Bytes, BytesTotal: p.Bytes})
+	var wrong []string
+	count := uint64(0)
+	for _, one := range p.parts {
+		to, beside := p.Target, []string{"lost+found"}
+		if one.Dump != "" {
+			continue // restic has compared its content, and nothing else of it was the module's
+		}
+		if result.Dumps != "" {
+			beside = append(beside, filepath.Base(result.Dumps))
+		}
+		c, err := p.repository.compareTarget(ctx, one, to, beside)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		count += c.New.Count + c.Changed.Count + c.Gone.Count
+		for _, class := range []struct {
+			names []string
+			what  string
+		}{{c.New.First, "is missing"}, {c.Changed.First, "differs in type, size, time, mode or owner"}, {c.Gone.First, "is not in the snapshot"}} {
+			for _, name := range class.names {
+				if len(wrong) < maxNamed {
+					wrong = append(wrong, name+": "+class.what)
+				}
+			}
+		}
+	}
+	if count > 0 {
+		result.Errors, result.ErrorCount = append(result.Errors, wrong...), result.ErrorCount+int(count)
+		return fmt.Errorf("%d files or folders are not as they are in the snapshot%s", count, first(wrong))
+	}
+	result.Verified = true
+	return nil
+}
+
+// present counts the files below a folder and their bytes, of those that are not written wholly what is on disk.
+func present(top string) (files, bytes uint64) {
+	_ = filepath.WalkDir(top, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil //nolint:nilerr // what cannot be looked at is not counted
+		}
+		files++
+		if info, err := d.Info(); err == nil {
+			n := info.Size()
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				n = min(n, st.Blocks*512)
+			}
+			bytes += uint64(n)
+		}
+		return nil
+	})
+	return files, bytes
+}
