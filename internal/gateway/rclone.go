@@ -260,7 +260,7 @@ func (r *rclone) startREST() (*process, error) {
 	err = cmd.Start()
 	theirStdin.Close()
 	theirStdout.Close()
-	conn := &pipes{in: ourInput, out: ourOutput}
+	conn := &pipes{in: ourInput, out: ourOutput, closed: make(chan struct{})}
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start rclone: %w", err)
@@ -282,17 +282,20 @@ func pipe() (r, w *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
-// newHTTP2 speaks HTTP/2 over one connection.
-func newHTTP2(conn net.Conn) *http.Transport {
+// newHTTP2 speaks HTTP/2 over one connection. Whoever asks for another one, because the first is not ready yet, waits until it is: then it
+// is shared.
+func newHTTP2(conn *pipes) *http.Transport {
 	only := make(chan net.Conn, 1)
 	only <- conn
 	t := &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			select {
 			case c := <-only:
 				return c, nil
-			default:
+			case <-conn.closed:
 				return nil, net.ErrClosed
+			case <-ctx.Done():
+				return nil, ctx.Err()
 			}
 		},
 		DisableCompression: true, Protocols: new(http.Protocols),
@@ -408,17 +411,25 @@ func watch(cmd *exec.Cmd, tail *logTail, hangUp func() error) *process {
 }
 
 // pipes is a connection over a child's standard input and output.
-type pipes struct{ in, out *os.File }
+type pipes struct {
+	in, out *os.File
+	once    sync.Once
+	closed  chan struct{} // when it is
+}
 
 func (p *pipes) Read(b []byte) (int, error)         { return p.in.Read(b) }
 func (p *pipes) Write(b []byte) (int, error)        { return p.out.Write(b) }
-func (p *pipes) Close() error                       { return errors.Join(p.in.Close(), p.out.Close()) }
 func (p *pipes) LocalAddr() net.Addr                { return pipeAddr{} }
 func (p *pipes) RemoteAddr() net.Addr               { return pipeAddr{} }
 func (p *pipes) SetReadDeadline(t time.Time) error  { return p.in.SetReadDeadline(t) }
 func (p *pipes) SetWriteDeadline(t time.Time) error { return p.out.SetWriteDeadline(t) }
 func (p *pipes) SetDeadline(t time.Time) error {
 	return errors.Join(p.in.SetReadDeadline(t), p.out.SetWriteDeadline(t))
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return errors.Join(p.in.Close(), p.out.Close())
 }
 
 type pipeAddr struct{}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -138,6 +139,25 @@ func TestMend(t *testing.T) {
 	f.rest(200, module, "POST", top+"/data/"+name("all of it"), "all of it")
 	if data, err := os.ReadFile(path); err != nil || string(data) != "all of it" {
 		t.Errorf("content = %q, %v", data, err)
+	}
+}
+
+// Requests that come all at once to a rclone that is not running yet are all served.
+func TestFirstRequests(t *testing.T) {
+	f := newFixture(t, "rclone", "")
+	node := f.as("web1", "")
+	f.rest(200, node, "POST", "/archive/"+own+"/?create=true", "")
+	for range 10 {
+		var all sync.WaitGroup
+		for range 16 {
+			all.Go(func() {
+				if code, text := f.ask(node, "GET", "/archive/"+own+"/keys/", "", "Accept", v2); code != 200 {
+					t.Errorf("GET: %d %s; want 200", code, text)
+				}
+			})
+		}
+		all.Wait()
+		f.server.current().destinations["archive"].rclone.close()
 	}
 }
 
