@@ -230,7 +230,6 @@ func TestKilled(t *testing.T) {
 			p.mustRestic(module, own, "init")
 			content := make([]byte, 48<<20)
 			_, _ = rand.Read(content) // never fails
-			p.write("files/big", string(content))
 
 			stored := make(chan struct{}, 1)
 			p.kill()
@@ -243,15 +242,26 @@ func TestKilled(t *testing.T) {
 				}
 			}
 			p.start()
-			cmd := p.command(module, own, "backup", "--json", p.dir+"/files")
+			cmd := p.command(module, own, "backup", "--json", "--stdin", "--stdin-filename", "big")
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
+			stdin, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			// The last of the content comes when the gateway was killed, so that restic cannot be done before.
+			rest := make(chan struct{})
+			go func() {
+				defer stdin.Close()
+				_, _ = stdin.Write(content[:40<<20]) // restic may have given up
+				<-rest
+				_, _ = stdin.Write(content[40<<20:])
+			}()
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
-			var err error
 			running, killed := true, 0
 			for running {
 				select {
@@ -262,6 +272,9 @@ func TestKilled(t *testing.T) {
 						p.kill()
 						killed++
 						p.start()
+						if killed == 1 {
+							close(rest)
+						}
 					}
 				}
 			}
@@ -282,11 +295,12 @@ func TestKilled(t *testing.T) {
 			p.mustRestic(module, own, "check", "--read-data")
 			if err == nil {
 				p.mustRestic(module, own, "restore", "latest", "--target", p.dir+"/restored")
-				if got := read(t, filepath.Join(p.dir, "restored", p.dir, "files/big")); !bytes.Equal(got, content) {
+				if got := read(t, filepath.Join(p.dir, "restored/big")); !bytes.Equal(got, content) {
 					t.Error("what was restored is something else")
 				}
 			}
 			// And the next backup is a whole one.
+			p.write("files/big", string(content))
 			p.mustRestic(module, own, "backup", p.dir+"/files")
 			p.mustRestic(module, own, "check", "--read-data")
 		})
