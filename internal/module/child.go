@@ -70,21 +70,12 @@ func RunChild(ctx context.Context, c Child) (Ended, error) {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
 	}
-	for _, secret := range []struct {
-		source string
-		path   *string
-	}{{c.Secrets.Password.Path, &c.Plan.PasswordFile}, {c.Secrets.Environment.Path, &c.Plan.EnvironmentFile}, {c.Secrets.Repository.Path, &c.Plan.RepositoryFile}} {
-		if secret.source == "" {
-			continue
-		}
-		f, err := inMemory(secret.source)
-		if err != nil {
-			return Ended{}, err
-		}
-		defer f.Close()
-		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
-		*secret.path = fmt.Sprintf("/proc/self/fd/%d", 2+len(cmd.ExtraFiles))
+	closeSecrets, err := inherit(&cmd.ExtraFiles, handover{c.Secrets.Password.Path, &c.Plan.PasswordFile},
+		handover{c.Secrets.Environment.Path, &c.Plan.EnvironmentFile}, handover{c.Secrets.Repository.Path, &c.Plan.RepositoryFile})
+	if err != nil {
+		return Ended{}, err
 	}
+	defer closeSecrets()
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = c.StopTimeout
 	if err := cmd.Start(); err != nil {
@@ -106,6 +97,37 @@ func RunChild(ctx context.Context, c Child) (Ended, error) {
 		return end, fmt.Errorf("run module-backup: %w", err)
 	}
 	return end, nil
+}
+
+// handover is a secret on its way to a process that is to be started.
+type handover struct {
+	source string  // the file with it; "" for none
+	path   *string // where that process will find it
+}
+
+// inherit adds copies of secrets, in memory, to the files that a process inherits from descriptor 3 on. The caller closes them when it has
+// started, or was not.
+func inherit(files *[]*os.File, secrets ...handover) (closeAll func(), err error) {
+	var made []*os.File
+	closeAll = func() {
+		for _, f := range made {
+			f.Close()
+		}
+	}
+	for _, s := range secrets {
+		if s.source == "" {
+			continue
+		}
+		f, err := inMemory(s.source)
+		if err != nil {
+			closeAll()
+			return nil, err
+		}
+		made = append(made, f)
+		*files = append(*files, f)
+		*s.path = fmt.Sprintf("/proc/self/fd/%d", 2+len(*files))
+	}
+	return closeAll, nil
 }
 
 var errEncrypted = errors.New("an encrypted credential can only be used by a service, not with --no-units and not by hand")

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -272,63 +271,45 @@ func (a *attempt) open(held *lock.Lock) (func(), error) {
 	if err := os.MkdirAll(a.CacheDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make restic's cache folder: %w", err)
 	}
-	password, err := os.Open(credentialPath(a.PasswordFile))
-	if err != nil {
-		return nil, fmt.Errorf("open the repository's password: %w", err)
+	a.repository.Inherit = []*os.File{held.File()}
+	closeAll := func() {
+		for _, f := range a.repository.Inherit[1:] {
+			f.Close()
+		}
 	}
-	a.repository.Inherit = []*os.File{held.File(), password}
-	a.repository.PasswordFile = "/proc/self/fd/4"
-	data, err := readSecret(credentialPath(a.PasswordFile))
+	password, err := a.pass(a.PasswordFile, &a.repository.PasswordFile)
 	if err != nil {
-		password.Close()
 		return nil, err
 	}
-	a.repository.Secrets = append(a.repository.Secrets, strings.TrimSpace(string(data)))
+	repository := ""
 	if a.RepositoryFile != "" {
-		closeRepository, err := a.openRepository()
-		if err != nil {
-			password.Close()
-			return nil, err
-		}
-		return func() { closeRepository(); password.Close() }, nil
+		repository, err = a.pass(a.RepositoryFile, &a.repository.LocationFile)
 	}
-	if a.EnvironmentFile != "" {
-		data, err := readSecret(credentialPath(a.EnvironmentFile))
-		if err == nil {
-			a.repository.Environment, err = environment(string(data))
-		}
-		if err != nil {
-			password.Close()
-			return nil, err
-		}
-		for _, line := range a.repository.Environment {
-			if _, value, _ := strings.Cut(line, "="); len(value) >= 6 { // shorter ones are words, not secrets
-				a.repository.Secrets = append(a.repository.Secrets, value)
-			}
-		}
+	if a.EnvironmentFile != "" && err == nil {
+		a.repository.Environment, err = ReadEnvironment(credentialPath(a.EnvironmentFile))
 	}
-	return func() { password.Close() }, nil
+	if err != nil {
+		closeAll()
+		return nil, err
+	}
+	a.repository.Secrets = Masks(password, repository, a.repository.Environment)
+	return closeAll, nil
 }
 
-// openRepository hands restic the file that says where the repository is, and with which token.
-func (a *attempt) openRepository() (closeFile func(), err error) {
-	path := credentialPath(a.RepositoryFile)
-	data, err := readSecret(path)
+// pass lets restic inherit a secret, notes where it finds it, and returns it.
+func (a *attempt) pass(credential string, path *string) (string, error) {
+	name := credentialPath(credential)
+	data, err := readSecret(name)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	f, err := os.Open(path)
+	f, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("open the repository's address: %w", err)
+		return "", fmt.Errorf("read a secret: %w", err)
 	}
 	a.repository.Inherit = append(a.repository.Inherit, f)
-	a.repository.LocationFile = fmt.Sprintf("/proc/self/fd/%d", 2+len(a.repository.Inherit))
-	if u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(string(data)), "rest:")); err == nil && u.User != nil {
-		if password, ok := u.User.Password(); ok {
-			a.repository.Secrets = append(a.repository.Secrets, password)
-		}
-	}
-	return func() { f.Close() }, nil
+	*path = fmt.Sprintf("/proc/self/fd/%d", 2+len(a.repository.Inherit))
+	return string(data), nil
 }
 
 func credentialPath(path string) string {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,6 +86,22 @@ func ReadEnvironment(path string) ([]string, error) {
 		return nil, err
 	}
 	return environment(string(data))
+}
+
+// Masks returns what must never be told of secrets: the password, the token in a repository's address, and values of the environment.
+func Masks(password, repository string, environment []string) []string {
+	masks := []string{strings.TrimSpace(password)}
+	if u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(repository), "rest:")); err == nil && u.User != nil {
+		if token, ok := u.User.Password(); ok {
+			masks = append(masks, token)
+		}
+	}
+	for _, line := range environment {
+		if _, value, _ := strings.Cut(line, "="); len(value) >= 6 { // shorter ones are words, not secrets
+			masks = append(masks, value)
+		}
+	}
+	return masks
 }
 
 // environment reads the lines NAME=value of an environment file, systemd.exec(5), EnvironmentFile=, without its continuations.

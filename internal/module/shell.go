@@ -36,21 +36,12 @@ func (s Shell) Run(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	repository := restic.Repository{Location: s.Plan.Repository, CacheDir: s.Plan.CacheDir, CACert: s.Plan.CACert}
-	for _, secret := range []struct {
-		source string
-		path   *string
-	}{{s.Secrets.Password.Path, &repository.PasswordFile}, {s.Secrets.Repository.Path, &repository.LocationFile}} {
-		if secret.source == "" {
-			continue
-		}
-		f, err := inMemory(secret.source)
-		if err != nil {
-			return 0, err
-		}
-		defer f.Close()
-		repository.Inherit = append(repository.Inherit, f)
-		*secret.path = fmt.Sprintf("/proc/self/fd/%d", 2+len(repository.Inherit))
+	closeSecrets, err := inherit(&repository.Inherit, handover{s.Secrets.Password.Path, &repository.PasswordFile},
+		handover{s.Secrets.Repository.Path, &repository.LocationFile})
+	if err != nil {
+		return 0, err
 	}
+	defer closeSecrets()
 	if s.Secrets.Environment.Path != "" {
 		if repository.Environment, err = ReadEnvironment(s.Secrets.Environment.Path); err != nil {
 			return 0, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -213,32 +212,22 @@ func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
 
 // secrets reads the environment of the destination, and what is never to be told.
 func (o *opened) secrets(s module.Secrets) error {
-	data, err := os.ReadFile(s.Password.Path)
+	password, err := os.ReadFile(s.Password.Path)
 	if err != nil {
 		return fmt.Errorf("read the password: %w", err)
 	}
-	o.Secrets = append(o.Secrets, strings.TrimSpace(string(data)))
 	if s.Environment.Path != "" {
 		if o.Environment, err = module.ReadEnvironment(s.Environment.Path); err != nil {
 			return err
 		}
-		for _, line := range o.Environment {
-			if _, value, _ := strings.Cut(line, "="); len(value) >= 6 { // shorter ones are words, not secrets
-				o.Secrets = append(o.Secrets, value)
-			}
-		}
 	}
+	var repository []byte
 	if s.Repository.Path != "" {
-		data, err := os.ReadFile(s.Repository.Path)
-		if err != nil {
+		if repository, err = os.ReadFile(s.Repository.Path); err != nil {
 			return fmt.Errorf("read the run token: %w", err)
 		}
-		if u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(string(data)), "rest:")); err == nil && u.User != nil {
-			if password, ok := u.User.Password(); ok {
-				o.Secrets = append(o.Secrets, password)
-			}
-		}
 	}
+	o.Secrets = module.Masks(string(password), string(repository), o.Environment)
 	return nil
 }
 
