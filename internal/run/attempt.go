@@ -59,8 +59,9 @@ func (a Attempt) cpuSeconds() float64 {
 	return a.CPU.Seconds()
 }
 
-// retention is the job that does what an attempt with the module's rights had to leave: as root, with a token that may remove.
-func (j Job) retention() Job {
+// asNode is the job with the node's rights, behind the gateway: as root, with a token that may remove. So goes what an attempt with the
+// module's rights has to leave, and whatever does not read the module's files.
+func (j Job) asNode() Job {
 	m := *j.Module
 	m.User, m.Group, m.ReadAll, m.RequireMount = "", "", false, nil
 	j.Module = &m
@@ -69,7 +70,7 @@ func (j Job) retention() Job {
 	return j
 }
 
-// nodeCache marks the cache of retention: root's files are of no use to the module.
+// nodeCache marks the cache of such jobs: root's files are of no use to the module.
 const nodeCache = ".node"
 
 // failed is an attempt that came to nothing; what an earlier one has saved stays told.
@@ -93,7 +94,7 @@ func ByHand(ctx context.Context, starter Starter, job Job, log *slog.Logger, pro
 		return attempt
 	}
 	job.Plan.Saved = &attempt.Result
-	return starter.Attempt(ctx, job.retention(), log, progress)
+	return starter.Attempt(ctx, job.asNode(), log, progress)
 }
 
 // NoManager fails every attempt because the service manager cannot be reached: modules are never quietly run without their
@@ -350,7 +351,7 @@ func FindModuleBackup() (string, error) {
 // nothing in the repository becomes somebody else's; behind the gateway as the caller, with the node's right to remove.
 func Shell(ctx context.Context, paths config.Paths, job Job, shell module.Shell) (int, error) {
 	if job.Destination.Gateway {
-		job = job.retention()
+		job = job.asNode()
 	}
 	secrets, forget, err := job.secrets(ctx, paths)
 	if err != nil {

@@ -165,25 +165,15 @@ func (r *Runner) putMetadata(ctx context.Context, job Job, result *status.Result
 	if err != nil {
 		return err
 	}
-	made, err := newToken(r.Paths, token.Principal{Name: r.Config.Node.Name, Node: true}, metadataTimeout)
+	client, err := newNodeClient(r.Config, r.Paths, metadataTimeout)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = made.Remove() }()
-	client, base, err := gatewayClient(r.Config.Gateway)
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdleConnections()
+	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
 	ask := func(method, path string, body []byte) (int, error) {
-		req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
-		if err != nil {
-			return 0, err
-		}
-		req.SetBasicAuth(r.Config.Node.Name, made.Text)
-		resp, err := client.Do(req)
+		resp, err := client.send(ctx, method, path, nil, bytes.NewReader(body))
 		if err != nil {
 			return 0, err
 		}

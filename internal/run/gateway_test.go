@@ -58,7 +58,7 @@ func TestRetentionIsAnAttemptOfItsOwn(t *testing.T) {
 	if err != nil || rec.Attempts != 1 || rec.CPUSecondsTotal != 4 {
 		t.Errorf("the record is %+v, %v; want 1 attempt and the CPU time of both", rec, err)
 	}
-	job := Job{Module: r.Config.Modules["a"], Plan: first, Destination: r.Config.Destinations["archive"]}.retention()
+	job := Job{Module: r.Config.Modules["a"], Plan: first, Destination: r.Config.Destinations["archive"]}.asNode()
 	if job.Module.User != "" || job.Module.ReadAll || r.Config.Modules["a"].User != "nobody" {
 		t.Errorf("retention runs as %q, read-all %v; the module has become %+v", job.Module.User, job.Module.ReadAll, r.Config.Modules["a"])
 	}
@@ -144,7 +144,7 @@ func TestAttemptToken(t *testing.T) {
 	for _, test := range []struct {
 		job  Job
 		mode token.Mode
-	}{{job, token.Add}, {job.retention(), token.All}} {
+	}{{job, token.Add}, {job.asNode(), token.All}} {
 		secrets, forget, err := test.job.secrets(t.Context(), r.Paths)
 		if err != nil {
 			t.Fatal(err)

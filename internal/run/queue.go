@@ -148,7 +148,7 @@ func (q *queue) begin(ctx context.Context) {
 	}
 	job := Job{Plan: plan, Module: t.module, Destination: q.Config.Destinations[q.backup.Destination], Backup: q.backup, Gateway: q.Config.Gateway}
 	if t.removing || plan.Check != nil && job.Destination != nil && job.Destination.Gateway {
-		job = job.retention()
+		job = job.asNode()
 	}
 	go func() {
 		attempt := q.Start.Attempt(ctx, job, log, func(p module.Progress) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -33,16 +34,20 @@ type NodeClient struct {
 // nodeTime is how long a NodeClient's token is good.
 const nodeTime = time.Hour
 
-// NewNodeClient returns a client that Close must be called of.
+// NewNodeClient returns a client that Close must be called of. It looks first whether the gateway is there.
 func NewNodeClient(ctx context.Context, cfg *config.Config, paths config.Paths) (*NodeClient, error) {
 	if err := knock(ctx, cfg.Gateway); err != nil {
 		return nil, &gatewayError{err}
 	}
+	return newNodeClient(cfg, paths, nodeTime)
+}
+
+func newNodeClient(cfg *config.Config, paths config.Paths, timeout time.Duration) (*NodeClient, error) {
 	client, base, err := gatewayClient(cfg.Gateway)
 	if err != nil {
 		return nil, err
 	}
-	made, err := newToken(paths, token.Principal{Name: cfg.Node.Name, Node: true}, nodeTime)
+	made, err := newToken(paths, token.Principal{Name: cfg.Node.Name, Node: true}, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +56,11 @@ func NewNodeClient(ctx context.Context, cfg *config.Config, paths config.Paths) 
 
 // Do makes a request without a body; the path begins with a slash. The answer may be any.
 func (c *NodeClient) Do(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	return c.send(ctx, method, path, header, nil)
+}
+
+func (c *NodeClient) send(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("ask the gateway: %w", err)
 	}
