@@ -113,7 +113,7 @@ func uploads(b *testing.B, server *httptest.Server, dir string, size, clients in
 					b.Errorf("upload: %s", resp.Status)
 				}
 				if dir != "" {
-					_ = os.Remove(filepath.Join(dir, Object{dataType, jobs[i].name}.path()))
+					_ = os.Remove(filepath.Join(dir, Object{dataType, jobs[i].name}.Path()))
 				}
 			}
 		})

@@ -153,11 +153,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.Debug {
 		s.Logger.Info("request", "method", r.Method, "url", r.URL.String(), "client", r.RemoteAddr)
 	}
-	rec := &recorder{ResponseWriter: w}
+	rec := &Recorder{ResponseWriter: w}
 	if s.access != nil {
 		start := time.Now()
 		// Also of an answer that was cut: then it panics.
-		defer func() { _, _ = s.access.Write(combined(r, rec, start)) }()
+		defer func() { _, _ = s.access.Write(rec.Line(r, start)) }()
 	}
 	store := s.store()
 	// What is left of a body must not be waited for for ever, either.
@@ -169,7 +169,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.unauthorized(rec)
 			return
 		}
-		rec.user = user
+		rec.User = user
 		s.metrics.handler.ServeHTTP(rec, r)
 		return
 	}
@@ -177,7 +177,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.unauthorized(rec)
 		return
 	}
-	rec.user = user
+	rec.User = user
 	folders, object, ok := ParsePath(r.URL.Path)
 	switch {
 	case !ok || len(folders) > MaxFolderDepth:

@@ -8,25 +8,28 @@ import (
 	"time"
 )
 
-// recorder notes what is answered, for the log. It lets files through to the connection.
-type recorder struct {
+// Recorder notes what is answered, for an access log. It lets files through to the connection.
+type Recorder struct {
 	http.ResponseWriter
-	user string
+
+	Host string // who asks; "": the address of the request
+	User string // "": nobody is known
+
 	code int
 	n    int64
 }
 
 // Unwrap is for http.ResponseController.
-func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *Recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (w *recorder) WriteHeader(code int) {
+func (w *Recorder) WriteHeader(code int) {
 	if w.code < http.StatusOK {
 		w.code = code
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
-func (w *recorder) Write(p []byte) (int, error) {
+func (w *Recorder) Write(p []byte) (int, error) {
 	w.begin()
 	n, err := w.ResponseWriter.Write(p)
 	w.n += int64(n)
@@ -34,27 +37,40 @@ func (w *recorder) Write(p []byte) (int, error) {
 }
 
 // ReadFrom hands a file to the connection, which sends it by itself: sendfile(2).
-func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
+func (w *Recorder) ReadFrom(r io.Reader) (int64, error) {
 	w.begin()
 	n, err := io.Copy(w.ResponseWriter, r)
 	w.n += n
 	return n, err
 }
 
-func (w *recorder) begin() {
+// Status is the status code that was answered: 200 when nothing was said, as net/http has it.
+func (w *Recorder) Status() int { return max(w.code, http.StatusOK) }
+
+// Begun tells whether it is too late for another answer.
+func (w *Recorder) Begun() bool { return w.code >= http.StatusOK }
+
+// Bytes is how long the answer was, without its header.
+func (w *Recorder) Bytes() int64 { return w.n }
+
+func (w *Recorder) begin() {
 	if w.code < http.StatusOK {
 		w.code = http.StatusOK
 	}
 }
 
-// combined is a line of Apache's combined log format:
+// Line is a line of Apache's combined log format, with the end of the line:
 //
 //	10.0.0.1 - user [02/Jan/2006:15:04:05 -0700] "GET /data/ HTTP/1.1" 200 1234 "referer" "user agent"
-func combined(r *http.Request, w *recorder, start time.Time) []byte {
-	w.begin() // a handler that says nothing says 200
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
+//
+// Whatever could end a field or the line is escaped with a backslash: the log is of clients' making.
+func (w *Recorder) Line(r *http.Request, start time.Time) []byte {
+	host := w.Host
+	if host == "" {
+		var err error
+		if host, _, err = net.SplitHostPort(r.RemoteAddr); err != nil {
+			host = r.RemoteAddr
+		}
 	}
 	uri := r.RequestURI
 	if uri == "" {
@@ -62,10 +78,10 @@ func combined(r *http.Request, w *recorder, start time.Time) []byte {
 	}
 	line := appendField(make([]byte, 0, 256), host)
 	line = append(line, " - "...)
-	line = appendField(line, w.user)
+	line = appendField(line, w.User)
 	line = start.AppendFormat(append(line, ' '), "[02/Jan/2006:15:04:05 -0700] ")
 	line = appendQuoted(line, r.Method, " ", uri, " ", r.Proto)
-	line = strconv.AppendInt(append(line, ' '), int64(w.code), 10)
+	line = strconv.AppendInt(append(line, ' '), int64(w.Status()), 10)
 	line = strconv.AppendInt(append(line, ' '), w.n, 10)
 	line = appendQuoted(append(line, ' '), r.Referer())
 	line = appendQuoted(append(line, ' '), r.UserAgent())
@@ -88,7 +104,7 @@ func appendQuoted(line []byte, texts ...string) []byte {
 	return append(line, '"')
 }
 
-// appendEscaped writes what could end the field or the line, or is no ASCII, as \xhh: the log is of clients' making.
+// appendEscaped writes what could end the field or the line, or is no ASCII, as \xhh.
 func appendEscaped(line []byte, text string, end byte) []byte {
 	const digits = "0123456789abcdef"
 	for i := range len(text) {

@@ -39,12 +39,12 @@ func (s *Store) Size(o Object) (int64, error) {
 		return 0, err
 	}
 	defer root.Close()
-	info, err := root.Stat(o.path())
+	info, err := root.Stat(o.Path())
 	if err != nil {
 		return 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is no regular file: %w", o.path(), fs.ErrNotExist)
+		return 0, fmt.Errorf("%s is no regular file: %w", o.Path(), fs.ErrNotExist)
 	}
 	return info.Size(), nil
 }
@@ -56,7 +56,7 @@ func (s *Store) get(w http.ResponseWriter, r *http.Request, o Object) error {
 		return err
 	}
 	// What else than a file there may be, say a named pipe, must not hold up the request.
-	f, err := root.OpenFile(o.path(), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := root.OpenFile(o.Path(), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	root.Close()
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func (s *Store) get(w http.ResponseWriter, r *http.Request, o Object) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no regular file: %w", o.path(), fs.ErrNotExist)
+		return fmt.Errorf("%s is no regular file: %w", o.Path(), fs.ErrNotExist)
 	}
 	d := newDownload(w, s.stallTimeout())
 	defer d.done()
@@ -104,7 +104,7 @@ func (s *Store) Remove(o Object) error {
 	}
 	defer root.Close()
 	if o.Type != "" {
-		return s.removeFile(root, o.path(), o.Type)
+		return s.removeFile(root, o.Path(), o.Type)
 	}
 	// Without the config, nobody takes for a repository what remains after a failure.
 	if err := s.removeFile(root, configType, configType); err != nil {

@@ -1,6 +1,7 @@
 package restserver
 
 import (
+	"path"
 	"slices"
 	"strings"
 )
@@ -72,9 +73,13 @@ func (o Object) place() (dir, name string) {
 	return o.Type, o.Name
 }
 
-func (o Object) path() string {
-	dir, name := o.place()
-	return dir + "/" + name
+// Path is where the object lies in a repository, in the layout of restic's local backend: data/aa/aabb..., config. It is "." of a
+// whole repository, and a folder's name of one without a Name.
+func (o Object) Path() string {
+	if o.Name == "" {
+		return path.Clean(o.Type) // of "data", which has folders below it, too
+	}
+	return path.Join(o.place())
 }
 
 func isFolderType(name string) bool { return slices.Contains(folderTypes, name) }

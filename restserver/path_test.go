@@ -99,7 +99,7 @@ func FuzzPath(f *testing.F) {
 			t.Errorf("ParsePath(%q) = %q, %v, which is %q", path, folders, o, again)
 		}
 		if o.Name != "" || o.Type == configType {
-			if file := filepath.Join(append(folders, o.path())...); !filepath.IsLocal(file) || strings.Count(file, "/") < len(folders) {
+			if file := filepath.Join(append(folders, o.Path())...); !filepath.IsLocal(file) || strings.Count(file, "/") < len(folders) {
 				t.Errorf("ParsePath(%q) is the file %s", path, file)
 			}
 		}

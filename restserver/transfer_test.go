@@ -28,7 +28,7 @@ func stored(tb testing.TB, content []byte) (*Store, Object) {
 	sum := sha256.Sum256(content)
 	o := Object{"data", hex.EncodeToString(sum[:])}
 	s := &Store{Dir: tb.TempDir()}
-	path := filepath.Join(s.Dir, o.path())
+	path := filepath.Join(s.Dir, o.Path())
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		tb.Fatal(err)
 	}

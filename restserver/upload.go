@@ -464,7 +464,7 @@ func (s *Store) repeated(w http.ResponseWriter, up *receipt, root *os.Root, fold
 	same := up.named(o) && size == up.n
 	// Where names are not checked, or there is none, what is there may be anything.
 	if s.NoVerify || o.Type == configType {
-		sum, err := sumOf(root, o.path())
+		sum, err := sumOf(root, o.Path())
 		if err != nil {
 			return err
 		}

@@ -205,17 +205,6 @@ func held(now time.Time, name string) string {
 	return path.Join(holdingArea, now.UTC().Format(time.DateOnly), name)
 }
 
-// objectPath is where an object lies below its destination, in the layout of restic's local backend.
-func objectPath(repository string, o restserver.Object) string {
-	switch {
-	case o.Type == "config":
-		return path.Join(repository, "config")
-	case o.Type == "data":
-		return path.Join(repository, "data", o.Name[:2], o.Name)
-	}
-	return path.Join(repository, o.Type, o.Name)
-}
-
 // hold moves a file, or a folder with all that is in it, into the holding area instead of deleting it. What is not there is as good as held.
 // What was held first on a day stays: nobody gets rid of it by deleting something else under its name.
 func (d *destination) hold(ctx context.Context, now time.Time, name string, isFolder bool) error {

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -97,7 +98,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	s.active.Add(1)
 	s.metrics.inFlight.Inc()
-	answer := &recorder{ResponseWriter: w}
+	answer := &restserver.Recorder{ResponseWriter: w, Host: strings.Replace(remote(r), " ", ":", 1)}
 	body := &counted{ReadCloser: r.Body}
 	r.Body = body
 	var req Request
@@ -107,8 +108,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.last.Store(time.Now().UnixNano())
 		s.active.Add(-1)
 		s.metrics.inFlight.Dec()
-		s.metrics.observe(known, req.Protocol, r.Method, answer.status(), time.Since(start), body.n.Load(), answer.bytes)
-		s.logAccess(r, who.Name, answer, start)
+		s.metrics.observe(known, req.Protocol, r.Method, answer.Status(), time.Since(start), body.n.Load(), answer.Bytes())
+		answer.User = who.Name
+		s.logAccess(r, answer, start)
 	}()
 
 	st := s.current()
@@ -238,26 +240,18 @@ func (s *Server) rest(w http.ResponseWriter, r *http.Request, st *state, d *dest
 
 // hold puts an object, or a whole repository, by that is to be deleted. It no longer takes room of its repository, but of its destination.
 func (s *Server) hold(w http.ResponseWriter, r *http.Request, st *state, d *destination, req Request) error {
-	limits := limitsOf(st.limits(d, req.Repository), req.Repository)
-	var size int64
-	if len(limits) > 0 {
-		if err := d.measure(r.Context(), r, limits); err != nil {
-			return err
-		}
-		if req.Object.Type == "" {
-			size = d.usage.snapshot()[req.Repository]
-		} else {
-			size = d.objectSize(r, req.Repository, req.Object)
-		}
+	release, err := d.leaving(r, req, limitsOf(st.limits(d, req.Repository), req.Repository))
+	if err != nil {
+		return err
 	}
 	name := req.Repository
 	if req.Object.Type != "" {
-		name = objectPath(req.Repository, req.Object)
+		name = path.Join(name, req.Object.Path())
 	}
 	if err := d.hold(r.Context(), time.Now(), name, req.Object.Type == ""); err != nil {
 		return err
 	}
-	d.usage.release(size, limits)
+	release()
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
@@ -282,20 +276,19 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, st *state, d *d
 		err = u.create(r, req.Repository)
 	case r.Method == http.MethodPost && (o.Name != "" || o.Type == "config"):
 		err = s.upload(w, r, st, d, u, req)
-	case r.Method == http.MethodDelete && (o.Name != "" || o.Type == "config"):
-		limits := st.limits(d, req.Repository)
-		var size int64
-		if len(limits) > 0 {
-			if err := d.measure(r.Context(), r, limits); err != nil {
-				return err
-			}
-			size = d.objectSize(r, req.Repository, o)
+	case r.Method == http.MethodDelete && (o.Name != "" || o.Type == "config" || o.Type == "" && d.rclone != nil):
+		var gone func()
+		if gone, err = d.leaving(r, req, st.limits(d, req.Repository)); err != nil {
+			return err
 		}
-		if err = u.remove(r, req.Repository, o); err == nil {
-			d.usage.release(size, limits)
+		if o.Type == "" {
+			err = d.rclone.purge(r.Context(), req.Repository)
+		} else {
+			err = u.remove(r, req.Repository, o)
 		}
-	case r.Method == http.MethodDelete && o.Type == "" && d.rclone != nil:
-		err = d.rclone.purge(r.Context(), req.Repository)
+		if err == nil {
+			gone()
+		}
 	default:
 		w.Header().Set("Allow", "GET, HEAD, POST, DELETE")
 		return &statusError{http.StatusMethodNotAllowed, "this cannot be done with that"}
@@ -308,6 +301,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, st *state, d *d
 
 // upload stores an object at a destination that another server holds.
 func (s *Server) upload(w http.ResponseWriter, r *http.Request, st *state, d *destination, u *upstream, req Request) (err error) {
+	added := false
 	if limits := st.limits(d, req.Repository); len(limits) > 0 {
 		if r.ContentLength < 0 {
 			return errNoLength
@@ -315,19 +309,19 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, st *state, d *de
 		if err := d.measure(r.Context(), r, limits); err != nil {
 			return err
 		}
-		before := d.objectSize(r, req.Repository, req.Object)
 		if err := d.usage.reserve(r.ContentLength, limits); err != nil {
 			return err
 		}
 		defer func() {
-			if err != nil || before > 0 { // it was there before: nothing was added
+			if err != nil || !added {
 				d.usage.release(r.ContentLength, limits)
 			}
 		}()
 	}
 	body := newPatient(w, r.Body, s.StallTimeout)
 	defer body.done()
-	return u.put(r, req.Repository, req.Object, body)
+	added, err = u.put(r, req.Repository, req.Object, body)
+	return err
 }
 
 var errNoLength = errors.New("the upload does not say how long it is")
@@ -338,7 +332,7 @@ type forbiddenError struct{ err error }
 func (e *forbiddenError) Error() string { return e.err.Error() }
 
 // fail answers with an error: the status code that its kind has, and its sentence.
-func (s *Server) fail(w *recorder, r *http.Request, who token.Principal, err error) {
+func (s *Server) fail(w *restserver.Recorder, r *http.Request, who token.Principal, err error) {
 	code := http.StatusInternalServerError
 	var away *unavailableError
 	var full *fullError
@@ -381,7 +375,7 @@ func (s *Server) fail(w *recorder, r *http.Request, who token.Principal, err err
 	default:
 		s.Log.Error(err.Error(), "user", who.Name)
 	}
-	if w.code != 0 { // too late for an answer
+	if w.Begun() { // too late for an answer
 		panic(http.ErrAbortHandler)
 	}
 	http.Error(w, err.Error(), code)
@@ -389,49 +383,6 @@ func (s *Server) fail(w *recorder, r *http.Request, who token.Principal, err err
 
 // statusClientGone is for the log: nobody is there to read it.
 const statusClientGone = 499
-
-// recorder remembers what was answered.
-type recorder struct {
-	http.ResponseWriter
-	code  int
-	bytes int64
-}
-
-// Unwrap is for http.ResponseController.
-func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *recorder) status() int {
-	if w.code == 0 {
-		return http.StatusOK
-	}
-	return w.code
-}
-
-func (w *recorder) WriteHeader(code int) {
-	if w.code == 0 {
-		w.code = code
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
-
-func (w *recorder) Write(p []byte) (int, error) {
-	if w.code == 0 {
-		w.code = http.StatusOK
-	}
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
-	return n, err
-}
-
-// ReadFrom lets the connection send files by itself, sendfile(2).
-func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
-	if w.code == 0 {
-		w.code = http.StatusOK
-	}
-	n, err := io.Copy(w.ResponseWriter, r)
-	w.bytes += n
-	return n, err
-}
 
 // counted counts what is read.
 type counted struct {
@@ -464,18 +415,11 @@ func (p *patient) Read(b []byte) (int, error) {
 // done takes the deadline away: what comes now is the destination's time.
 func (p *patient) done() { _ = p.control.SetReadDeadline(time.Time{}) }
 
-// logAccess writes a line in Apache's combined log format.
-func (s *Server) logAccess(r *http.Request, user string, w *recorder, start time.Time) {
-	s.Log.Debug("request", "address", remote(r), "user", user, "method", r.Method, "path", r.URL.Path, "code", w.status(), "bytes", w.bytes,
+// logAccess notes a request.
+func (s *Server) logAccess(r *http.Request, w *restserver.Recorder, start time.Time) {
+	s.Log.Debug("request", "address", remote(r), "user", w.User, "method", r.Method, "path", r.URL.Path, "code", w.Status(), "bytes", w.Bytes(),
 		"seconds", time.Since(start).Seconds())
-	if s.AccessLog == nil {
-		return
+	if s.AccessLog != nil {
+		_, _ = s.AccessLog.Write(w.Line(r, start))
 	}
-	var line bytes.Buffer
-	if user == "" {
-		user = "-"
-	}
-	fmt.Fprintf(&line, "%s - %q [%s] \"%s %q %s\" %d %d %q %q\n", remote(r), user, start.Format("02/Jan/2006:15:04:05 -0700"),
-		r.Method, r.RequestURI, r.Proto, w.status(), w.bytes, r.Referer(), r.UserAgent())
-	_, _ = s.AccessLog.Write(line.Bytes())
 }

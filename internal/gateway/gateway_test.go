@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -387,5 +388,31 @@ func TestGrants(t *testing.T) {
 			f.rest(404, module, "GET", top+"/data/"+name("x"), "")
 			f.rest(403, all, "DELETE", top+"/", "")
 		})
+	}
+}
+
+// What is logged of a request is a line of the combined log format, whatever the client calls itself.
+func TestAccessLog(t *testing.T) {
+	f := newFixture(t, "local", "")
+	var lines bytes.Buffer
+	f.server.AccessLog = &lines
+	who := f.as("wiki1", token.Add, own)
+	f.rest(200, who, "POST", "/archive/"+own+"/?create=true", "")
+	req, err := http.NewRequestWithContext(t.Context(), "GET", f.http.URL+"/archive/%22%0a/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("User-Agent", `a "quoted" one`)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	f.http.Close() // waits until all is said
+	want := regexp.MustCompile(`^127\.0\.0\.1 - wiki1 \[[^]]+\] "POST /archive/` + own + `/\?create=true HTTP/1\.1" 200 \d+ "" "[^"]*"
+127\.0\.0\.1 - - \[[^]]+\] "GET /archive/%22%0a/ HTTP/1\.1" 401 \d+ "" "a \\"quoted\\" one"
+$`)
+	if !want.Match(lines.Bytes()) {
+		t.Errorf("the access log is\n%s", lines.Bytes())
 	}
 }

@@ -156,10 +156,29 @@ func (d *destination) size(ctx context.Context, r *http.Request, repository stri
 	return total, err
 }
 
+// leaving looks what an object, or a whole repository, that is about to be removed takes; gone is to be called when it is.
+func (d *destination) leaving(r *http.Request, req Request, limits []limit) (gone func(), err error) {
+	if len(limits) == 0 {
+		return func() {}, nil
+	}
+	if err := d.measure(r.Context(), r, limits); err != nil {
+		return nil, err
+	}
+	var size int64
+	if req.Object.Type == "" {
+		if size, err = d.size(r.Context(), r, req.Repository); err != nil {
+			return nil, fmt.Errorf("measure what is used: %w", err)
+		}
+	} else {
+		size = d.objectSize(r, req.Repository, req.Object)
+	}
+	return func() { d.usage.release(size, limits) }, nil
+}
+
 // objectSize is the size of an object that is about to be removed, 0 when nobody needs it.
 func (d *destination) objectSize(r *http.Request, repository string, o restserver.Object) int64 {
 	if d.folder != "" {
-		info, err := os.Lstat(filepath.Join(d.folder, filepath.FromSlash(objectPath(repository, o))))
+		info, err := os.Lstat(filepath.Join(d.folder, filepath.FromSlash(repository), o.Path()))
 		if err != nil {
 			return 0
 		}

@@ -90,6 +90,8 @@ func TestDestinationMaxSize(t *testing.T) {
 			if text := f.rest(507, elsewhere, "POST", "/archive/"+other+"/data/"+name(a), a); !strings.Contains(text, "the destination archive is full") {
 				t.Errorf("507 says %q", text)
 			}
+			f.rest(200, f.as("web1", ""), "DELETE", "/archive/"+own+"/", "")
+			f.rest(200, elsewhere, "POST", "/archive/"+other+"/data/"+name(a), a)
 		})
 	}
 }

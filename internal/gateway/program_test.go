@@ -234,7 +234,7 @@ func TestKilled(t *testing.T) {
 			stored := make(chan struct{}, 1)
 			p.kill()
 			p.requests = func(line string) {
-				if strings.Contains(line, `"POST "/archive/`+own+`/data/`) {
+				if strings.Contains(line, `"POST /archive/`+own+`/data/`) {
 					select {
 					case stored <- struct{}{}:
 					default:

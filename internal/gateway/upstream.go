@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -142,7 +143,7 @@ func (u *upstream) call(req *http.Request) (code int, length int64, err error) {
 // stat returns the size of an object; false when there is none.
 func (u *upstream) stat(r *http.Request, repository string, o restserver.Object) (int64, bool, error) {
 	if u.look != nil {
-		return u.look(r.Context(), objectPath(repository, o))
+		return u.look(r.Context(), path.Join(repository, o.Path()))
 	}
 	code, length, err := u.call(u.request(r, http.MethodHead, repository, o, nil))
 	switch {
@@ -168,7 +169,7 @@ func (u *upstream) get(w http.ResponseWriter, r *http.Request, repository string
 		return &statusError{resp.StatusCode, strings.TrimSpace(strings.ToValidUTF8(string(text), "?"))}
 	}
 	if resp.StatusCode == http.StatusNotFound && u.look != nil && (o.Name != "" || o.Type == "config") {
-		if _, exists, err := u.look(r.Context(), objectPath(repository, o)); err != nil {
+		if _, exists, err := u.look(r.Context(), path.Join(repository, o.Path())); err != nil {
 			return err
 		} else if exists {
 			return &unavailableError{errors.New("what is there could not be read")}
@@ -222,32 +223,32 @@ func (u *upstream) remove(r *http.Request, repository string, o restserver.Objec
 }
 
 // put stores a new object. Of one that is there already, the identical one is taken for stored, and another one is refused.
-func (u *upstream) put(r *http.Request, repository string, o restserver.Object, body io.Reader) error {
-	unlock, err := u.uploads.lock(r.Context(), objectPath(repository, o))
+func (u *upstream) put(r *http.Request, repository string, o restserver.Object, body io.Reader) (added bool, err error) {
+	unlock, err := u.uploads.lock(r.Context(), path.Join(repository, o.Path()))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	size, exists, err := u.stat(r, repository, o)
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case exists && o.Type == "config":
-		return u.sameConfig(r, repository, body)
+		return false, u.sameConfig(r, repository, body)
 	case exists && size == r.ContentLength:
 		if err := verify(body, o.Name); errors.Is(err, errMismatch) {
-			return errExists
+			return false, errExists
 		} else if err != nil {
-			return err
+			return false, err
 		}
-		return nil
+		return false, nil
 	case exists:
-		return u.mend(r, repository, o, body)
+		return false, u.mend(r, repository, o, body)
 	}
 	if o.Type != "config" {
 		body = &verifier{source: body, hash: sha256.New(), name: o.Name}
 	}
-	return u.post(r, repository, o, body)
+	return true, u.post(r, repository, o, body)
 }
 
 // maxConfigBytes bounds a repository's config, which takes some hundred bytes.
