@@ -90,7 +90,7 @@ func complete(parser *kong.Kong, env *Env) {
 		kongcompletion.WithPredictor("backup", ids((*config.Config).BackupIDs)),
 		kongcompletion.WithPredictor("module", ids((*config.Config).ModuleIDs)),
 		kongcompletion.WithPredictor("destination", ids(func(c *config.Config) []string {
-			return slices.Sorted(maps.Keys(c.Destinations))
+			return c.DestinationIDs()
 		})),
 	)
 	if err != nil {

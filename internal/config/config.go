@@ -109,6 +109,9 @@ func (c *Config) BackupIDs() []string { return sorted(c.Backups) }
 // ModuleIDs returns the IDs of all modules likewise.
 func (c *Config) ModuleIDs() []string { return sorted(c.Modules) }
 
+// DestinationIDs returns the IDs of all destinations likewise.
+func (c *Config) DestinationIDs() []string { return sorted(c.Destinations) }
+
 func sorted[T any](m map[string]T) []string {
 	ids := make([]string, 0, len(m))
 	for id := range m {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // DefaultGatewayURL is where backup-gateway.socket listens for modules.
@@ -155,4 +156,13 @@ func (g Gateway) RepositoryAt(d *Destination, m *Module, login string) string {
 		return "rest:" + scheme + "://" + login + "@" + rest + where
 	}
 	return "rest:" + g.URL + where
+}
+
+// HoldingArea is the folder of a destination with keep-deleted where the gateway moves what is deleted: .deleted/DAY/PATH, with days in UTC
+// as in 2026-11-20.
+const HoldingArea = ".deleted"
+
+// KeptUntil is when what was deleted on a day may be removed for good: all of that day is then old enough.
+func KeptUntil(day time.Time, keepDeleted time.Duration) time.Time {
+	return day.Add(24*time.Hour + keepDeleted)
 }

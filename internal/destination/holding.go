@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"sdbackup/internal/config"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -56,7 +58,7 @@ func (h localHolding) list(ctx context.Context, folder string) (map[string]int64
 				return err
 			}
 			size = info.Size()
-		} else if folder == holdingArea {
+		} else if folder == config.HoldingArea {
 			return nil
 		}
 		files[strings.TrimPrefix(name, folder+"/")] = size

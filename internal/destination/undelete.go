@@ -14,9 +14,6 @@ import (
 	"sdbackup/internal/config"
 )
 
-// holdingArea is where the gateway moves what is deleted from a destination with keep-deleted: .deleted/DAY/REPOSITORY/OBJECT, days in UTC.
-const holdingArea = ".deleted"
-
 // Undeletion says what to put back: of some days, or all there is.
 type Undeletion struct {
 	ID         string
@@ -144,7 +141,7 @@ type group struct {
 
 // held reads the holding area, the latest day first.
 func held(ctx context.Context, h holding, keep time.Duration, wanted func(day, repository string) bool) ([]*group, error) {
-	files, err := h.list(ctx, holdingArea)
+	files, err := h.list(ctx, config.HoldingArea)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +160,7 @@ func held(ctx context.Context, h holding, keep time.Duration, wanted func(day, r
 		if g == nil {
 			g = &group{Deleted: Deleted{Day: dayName, Repository: repository, Different: []string{}}, files: map[string]int64{}}
 			if keep > 0 {
-				g.Until = day.Add(24*time.Hour + keep).Format(time.DateOnly)
+				g.Until = config.KeptUntil(day, keep).Format(time.DateOnly)
 			}
 			groups[[2]string{dayName, repository}] = g
 		}
@@ -196,7 +193,7 @@ type place struct {
 
 // restore puts the files back that are not there, and notes which are from then on.
 func (g *group) restore(ctx context.Context, h holding, there map[string]place, dryRun bool) error {
-	from := path.Join(holdingArea, g.Day, g.Repository)
+	from := path.Join(config.HoldingArea, g.Day, g.Repository)
 	var missing []string
 	for _, name := range slices.Sorted(maps.Keys(g.files)) {
 		old, exists := there[name]

@@ -7,12 +7,13 @@ import (
 	"slices"
 	"strings"
 
+	"sdbackup/internal/config"
 	"sdbackup/internal/token"
 )
 
 // Authorize decides whether the principal may make the request; an error says why not. It looks at nothing but its arguments.
 func Authorize(p token.Principal, r Request) error {
-	if !reads(r.Method) && (within(r.File, holdingArea) || within(r.To, holdingArea) || within(r.Repository, holdingArea)) {
+	if !reads(r.Method) && (within(r.File, config.HoldingArea) || within(r.To, config.HoldingArea) || within(r.Repository, config.HoldingArea)) {
 		return errors.New("what is kept of what was deleted is for nobody to change: it goes when its time is over")
 	}
 	if p.Node {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"sdbackup/internal/config"
 	"sdbackup/internal/token"
 	"sdbackup/restserver"
 )
@@ -61,7 +62,7 @@ func TestAuthorizeREST(t *testing.T) {
 	}
 	places := map[[2]string]bool{ // the principal's own?
 		{"archive", own}: true, {"archive", own + "/sub"}: true, {"archive", other}: false, {"bucket", own}: false, {"archive", own + "x"}: false,
-		{"archive", "dokuwiki"}: false, {"archive", ""}: false, {"archive", holdingArea + "/2026-11-20/" + own}: false, {"", own}: false, {"", ""}: false, {"archive", strings.ToUpper(own)}: false,
+		{"archive", "dokuwiki"}: false, {"archive", ""}: false, {"archive", config.HoldingArea + "/2026-11-20/" + own}: false, {"", own}: false, {"", ""}: false, {"archive", strings.ToUpper(own)}: false,
 	}
 	n := 0
 	for name, p := range principals {
@@ -71,7 +72,7 @@ func TestAuthorizeREST(t *testing.T) {
 					for _, initialised := range []bool{false, true} {
 						r := Request{Protocol: REST, Method: method, Destination: place[0], Repository: place[1], Object: o, Initialised: initialised}
 						want := allowed[name](r) && (mine || p.Node)
-						if strings.HasPrefix(r.Repository, holdingArea) {
+						if strings.HasPrefix(r.Repository, config.HoldingArea) {
 							want = want && (read(r) || method == "OPTIONS" || method == "PROPFIND")
 						}
 						if got := Authorize(p, r) == nil; got != want {
@@ -95,8 +96,8 @@ func TestAuthorizeWebDAV(t *testing.T) {
 	files := map[[2]string]bool{
 		{"", ""}: true, {"archive", own}: true, {"archive", own + "/config"}: true, {"archive", own + "/data/01"}: true, {"archive", own + ".json"}: true,
 		{"archive", ""}: false, {"archive", "dokuwiki"}: false, {"archive", other}: false, {"archive", other + ".json"}: false,
-		{"archive", own + ".json/x"}: false, {"archive", own + "x"}: false, {"bucket", own}: false, {"archive", holdingArea}: false,
-		{"archive", holdingArea + "/2026-11-20/" + own}: false,
+		{"archive", own + ".json/x"}: false, {"archive", own + "x"}: false, {"bucket", own}: false, {"archive", config.HoldingArea}: false,
+		{"archive", config.HoldingArea + "/2026-11-20/" + own}: false,
 	}
 	for _, method := range allMethods {
 		for file, mine := range files {
@@ -107,7 +108,7 @@ func TestAuthorizeWebDAV(t *testing.T) {
 					t.Errorf("%s: %s %v: allowed = %v; want %v", name, method, file, got, want)
 				}
 			}
-			want = reads[method] || !strings.HasPrefix(r.File, holdingArea)
+			want = reads[method] || !strings.HasPrefix(r.File, config.HoldingArea)
 			if got := Authorize(token.Principal{Name: "web1", Node: true}, r) == nil; got != want {
 				t.Errorf("node: %s %v: allowed = %v; want %v", method, file, got, want)
 			}

@@ -197,12 +197,9 @@ func (d *destination) makeFolder(repository string) error {
 	return nil
 }
 
-// holdingArea is the folder of a destination where deleted objects are kept, one folder a day.
-const holdingArea = ".deleted"
-
 // held is where goes what is deleted now; its path is below the destination.
 func held(now time.Time, name string) string {
-	return path.Join(holdingArea, now.UTC().Format(time.DateOnly), name)
+	return path.Join(config.HoldingArea, now.UTC().Format(time.DateOnly), name)
 }
 
 // hold moves a file, or a folder with all that is in it, into the holding area instead of deleting it. What is not there is as good as held.
@@ -302,11 +299,10 @@ func (d *destination) purge(ctx context.Context, now time.Time) error {
 	var errs []error
 	for _, name := range days {
 		day, err := time.Parse(time.DateOnly, name)
-		// The whole of the day must be old enough.
-		if err != nil || now.Before(day.Add(24*time.Hour+d.KeepDeleted)) {
+		if err != nil || now.Before(config.KeptUntil(day, d.KeepDeleted)) {
 			continue
 		}
-		folder := path.Join(holdingArea, name)
+		folder := path.Join(config.HoldingArea, name)
 		if d.rclone != nil {
 			err = d.rclone.purge(ctx, folder)
 		} else {
@@ -322,9 +318,9 @@ func (d *destination) purge(ctx context.Context, now time.Time) error {
 
 func (d *destination) heldDays(ctx context.Context) ([]string, error) {
 	if d.rclone != nil {
-		return d.rclone.folders(ctx, holdingArea)
+		return d.rclone.folders(ctx, config.HoldingArea)
 	}
-	entries, err := os.ReadDir(filepath.Join(d.folder, holdingArea))
+	entries, err := os.ReadDir(filepath.Join(d.folder, config.HoldingArea))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbackup/internal/config"
 	"sdbackup/internal/token"
 )
 
@@ -111,7 +112,7 @@ func TestKeepDeleted(t *testing.T) {
 				f.rest(404, module, "HEAD", top+"/"+kind+"/"+name("x"), "")
 				f.rest(200, all, "DELETE", top+"/"+kind+"/"+name("x"), "")
 			}
-			day := filepath.Join(f.dir, "repo", holdingArea, time.Now().UTC().Format(time.DateOnly))
+			day := filepath.Join(f.dir, "repo", config.HoldingArea, time.Now().UTC().Format(time.DateOnly))
 			for path, want := range map[string]bool{
 				"data/" + name("x")[:2] + "/" + name("x"): true, "snapshots/" + name("x"): true, "locks/" + name("x"): false, "config": false,
 			} {
@@ -148,7 +149,7 @@ func TestKeepDeletedFolders(t *testing.T) {
 			node := f.as("web1", "")
 			top, day := "/archive/"+own, time.Now().UTC().Format(time.DateOnly)
 			held := func(path string) string {
-				data, _ := os.ReadFile(filepath.Join(f.dir, "repo", holdingArea, day, own, path))
+				data, _ := os.ReadFile(filepath.Join(f.dir, "repo", config.HoldingArea, day, own, path))
 				return string(data)
 			}
 			f.rest(200, node, "POST", top+"/?create=true", "")
@@ -187,7 +188,7 @@ func TestKeepDeletedFolders(t *testing.T) {
 			}
 			f.dav(201, node, "PUT", "/archive/"+own+".json", "{}")
 			f.dav(201, node, "PUT", "/archive/"+own+".json", "{1}")
-			area := "/archive/" + holdingArea
+			area := "/archive/" + config.HoldingArea
 			f.dav(403, node, "DELETE", area, "")
 			f.dav(403, node, "PUT", area+"/"+day+"/"+own+"/config", "x")
 			f.dav(403, node, "MOVE", area+"/"+day, "", "Destination", "/archive/x")

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbackup/internal/config"
 	"sdbackup/internal/token"
 )
 
@@ -226,7 +227,7 @@ func TestS3Limits(t *testing.T) {
 	f.rest(200, all, "DELETE", top+"/data/"+name(a), "")
 	f.rest(404, module, "HEAD", top+"/data/"+name(a), "")
 	f.rest(200, module, "POST", top+"/data/"+name(c), c)
-	held := "/archive/" + path.Join(holdingArea, time.Now().UTC().Format(time.DateOnly), own, "data", name(a)[:2], name(a))
+	held := "/archive/" + path.Join(config.HoldingArea, time.Now().UTC().Format(time.DateOnly), own, "data", name(a)[:2], name(a))
 	if code, text := f.ask(f.as("web1", ""), "GET", held, ""); code != 200 || text != a {
 		t.Errorf("%s in the holding area: %d, %q", held, code, text)
 	}

@@ -68,7 +68,7 @@ func (s *Server) refresh() {
 	if s.state != nil {
 		old = maps.Clone(s.state.destinations)
 	}
-	for _, id := range slices.Sorted(maps.Keys(cfg.Destinations)) {
+	for _, id := range cfg.DestinationIDs() {
 		d := cfg.Destinations[id]
 		if !d.Gateway {
 			continue

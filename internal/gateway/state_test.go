@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"sdbackup/internal/config"
 	"sdbackup/internal/token"
 )
 
@@ -27,7 +28,7 @@ func TestReconfigured(t *testing.T) {
 
 			f.reconfigure("gateway = true\n", "gateway = true\nkeep-deleted = \"14d\"\n")
 			f.rest(200, all, "DELETE", top+"/data/"+name("x"), "")
-			if left := f.tree("repo/" + holdingArea); !strings.Contains(left, name("x")) {
+			if left := f.tree("repo/" + config.HoldingArea); !strings.Contains(left, name("x")) {
 				t.Errorf("in the holding area = %q; want what was deleted", left)
 			}
 			f.reconfigure("gateway = true\n", "gateway = true\nmax-size = 3\n")
