@@ -245,7 +245,7 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 	l.taken[name] = here
 	switch kind {
 	case KindNode:
-		l.Node.Name = t.text("name")
+		l.Node = t.node()
 	case KindMetrics:
 		l.Metrics.TextfileDir = t.path("textfile-dir")
 	case KindGateway:
@@ -258,6 +258,21 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 		l.Backups[id] = t.backup(here)
 	}
 	t.finish()
+}
+
+func (t *table) node() Node {
+	n := Node{Name: t.text("name"), UUID: t.text("uuid"), PassphraseFile: t.path("passphrase-file"), PassphraseCredential: t.text("passphrase-credential")}
+	if n.UUID != "" && !uuidPattern.MatchString(n.UUID) {
+		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", n.UUID)
+	}
+	switch {
+	case t.filled("passphrase-file") && t.filled("passphrase-credential"):
+		t.errorf("passphrase-credential", "stands beside passphrase-file; want one of them")
+	case n.PassphraseCredential != "" && (strings.ContainsAny(n.PassphraseCredential, "/:") || n.PassphraseCredential[0] == '.'):
+		t.errorf("passphrase-credential", "%q is no name of a credential, systemd.exec(5)", n.PassphraseCredential)
+	}
+	t.secretFile("passphrase-file", n.PassphraseFile)
+	return n
 }
 
 func (t *table) destination(here Position) *Destination {
@@ -328,6 +343,7 @@ func (t *table) module(here Position) *Module {
 		OnPartial:    t.text("on-partial"),
 		ReadAll:      t.boolean("read-all", false),
 		Units:        t.list("units", false),
+		RestoreState: t.command("restore-state"),
 
 		MaxSize:       t.size("max-size"),
 		UploadLimit:   t.size("upload-limit"),
@@ -359,6 +375,7 @@ func (t *table) module(here Position) *Module {
 		t.errorf("on-partial", `is %q; want "fail" or "warn"`, m.OnPartial)
 	}
 	m.Dumps = t.dumps()
+	m.Drill = t.drill()
 	m.RequireMount = t.mounts(m)
 	if !t.filled("include") && !t.filled("dump") {
 		t.errorf("include", "is %s; want what to save, as in include = [\"data\"], or a [[%s.dump]]", t.lack("include"), t.name)
@@ -520,11 +537,26 @@ func (t *table) check() Check {
 		return Check{}
 	}
 	c := Check{Schedule: sub.list("schedule", true), ReadDataSubset: sub.number("read-data-subset", 1, 0)}
-	if sub.data["schedule"] == nil {
-		sub.errorf("schedule", `is missing; want when to check, as in schedule = "weekly", systemd.time(7)`)
-	}
+	sub.needSchedule(`when to check, as in schedule = "weekly"`)
 	sub.finish()
 	return c
+}
+
+func (t *table) drill() Drill {
+	sub := t.sub("drill")
+	if sub == nil {
+		return Drill{}
+	}
+	d := Drill{Schedule: sub.list("schedule", true), Sample: sub.size("sample"), Command: sub.command("command")}
+	sub.needSchedule(`when to restore for practice, as in schedule = "monthly"`)
+	sub.finish()
+	return d
+}
+
+func (t *table) needSchedule(want string) {
+	if t.data["schedule"] == nil {
+		t.errorf("schedule", "is missing; want %s, systemd.time(7)", want)
+	}
 }
 
 var keepWithin = regexp.MustCompile(`^([0-9]+[ymdh])+$`)

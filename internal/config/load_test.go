@@ -266,7 +266,7 @@ retention = 7
 	}
 	at := func(line int) Position { return Position{dir + "/t.toml", line} }
 	for name, pair := range map[string][2]any{
-		"node": {c.Node, Node{"web1"}},
+		"node": {c.Node, Node{Name: "web1"}},
 		"d":    {*c.Destinations["d"], Destination{Position: at(4), ID: "d", Name: "d", Repository: "/srv/backup", PasswordFile: secret}},
 		"c": {*c.Destinations["c"], Destination{
 			Position: at(7), ID: "c", Name: "Cloud", Repository: "s3:s3.amazonaws.com/bucket", PasswordCredential: "cloud", EnvironmentFile: secret,

@@ -60,6 +60,11 @@ type Problem struct {
 // Node is the [node] table.
 type Node struct {
 	Name string // default: the host name; restic's --host
+
+	// Of the copy of the configuration that runs leave at their destinations; without a passphrase there is none.
+	UUID                 string // default: made from machine-id(5)
+	PassphraseFile       string // of mode 0600 or stricter
+	PassphraseCredential string // or: name of a systemd credential
 }
 
 // Metrics is the [metrics] table.
@@ -105,12 +110,21 @@ type Module struct {
 	OnPartial    string         // "fail" (default) or "warn"
 	ReadAll      bool           // CAP_DAC_READ_SEARCH
 	Resources    map[string]any // systemd properties for the module's service, as TOML gives them
-	Units        []string       // that use its files
+	Units        []string       // that use its files: stopped while they are restored in place
+	RestoreState []string       // argument vector of what makes the application take what was restored; nil for none
+	Drill        Drill
 
 	// Kept by the gateway, of a destination that it serves.
 	MaxSize       int64 // bytes that a repository may take; 0: no limit
 	UploadLimit   int64 // bytes per second; 0: no limit
 	DownloadLimit int64
+}
+
+// Drill is a [module.ID.drill] table: a restore for practice. The zero value is none.
+type Drill struct {
+	Schedule []string // systemd OnCalendar expressions
+	Sample   int64    // bytes, about, of files picked at random; 0: everything
+	Command  []string // is given what was restored and says by its exit code whether it is good; nil for none
 }
 
 // Dump is a [[module.ID.dump]] table: a program whose output becomes a file in a snapshot.
