@@ -6,9 +6,11 @@
 //	restore-backup [...] MODULE|TYPE/UUID [--snapshot ID|--at TIME] [--path PATH]... [--target FOLDER] [--verify] [--dry-run]
 //	restore-backup [...] check-eligibility MODULE|TYPE/UUID [...] [--json]
 //	restore-backup [...] browse MODULE|TYPE/UUID [PATH] [--recursive|--cat] [--json]
+//	restore-backup [...] drill MODULE [--sample SIZE|all] [--json]
 //	restore-backup [...] mount MODULE|TYPE/UUID FOLDER
 //
-// It exits with 0 when all was done; 1 when something failed; 2 when the command line or the configuration is wrong.
+// It exits with 0 when all was done; 1 when something failed; 2 when the command line or the configuration is wrong; 3 when the drill is
+// already running.
 package main
 
 import (
@@ -29,6 +31,7 @@ type command struct {
 	List    list      `cmd:"" help:"List what can be restored, also what other nodes and removed modules have left."`
 	Check   check     `cmd:"" name:"check-eligibility" help:"Tell all that stands in the way of a restore, and write nothing."`
 	Browse  browse    `cmd:"" help:"List the files of a snapshot, or print one."`
+	Drill   drill     `cmd:"" help:"Restore a sample of a module for practice, and record whether it is good."`
 	Mount   mount     `cmd:"" help:"Show all snapshots in a folder, by FUSE, until it is interrupted."`
 }
 

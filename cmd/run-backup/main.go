@@ -42,6 +42,12 @@ func (c *command) Run(ctx context.Context, env *cli.Env) error {
 	if c.Recover == "" && c.All == (len(c.Backups) > 0) {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("want either the IDs of backups or --all")}
 	}
+	for _, id := range c.Backups {
+		if module, isDrill := config.DrillOf(id); isDrill {
+			err := fmt.Errorf("%s is a restore drill, and nothing to be saved", id)
+			return &cli.ExitError{Code: cli.ExitUsage, Err: cli.Hint(err, "restore-backup drill "+module)}
+		}
+	}
 	paths := c.Paths(env)
 	cfg := config.Load(paths.Config, units.CheckProperty)
 	runner := &run.Runner{
@@ -51,7 +57,7 @@ func (c *command) Run(ctx context.Context, env *cli.Env) error {
 		Status: func(line string) { journal.Notify("STATUS=" + line) },
 	}
 	if c.Recover != "" {
-		return runner.Recover(ctx, c.Recover, fate(env))
+		return runner.Recover(ctx, c.Recover, run.Fate(env.Getenv))
 	}
 	closeManager, err := c.starter(ctx, runner)
 	if err != nil {
@@ -169,15 +175,6 @@ func explain(err error) error {
 		return cli.Hint(err, "run it as root, or with --user for backups of your own")
 	}
 	return err
-}
-
-// fate is how the service manager says that the main process of this ExecStopPost='s service ended, systemd.exec(5).
-func fate(env *cli.Env) string {
-	code, number := env.Getenv("EXIT_CODE"), env.Getenv("EXIT_STATUS")
-	if code == "" {
-		return ""
-	}
-	return fmt.Sprintf("result %s, %s %s", env.Getenv("SERVICE_RESULT"), code, number)
 }
 
 // print writes the verdicts to standard output: JSON, or for people a table of every run's modules.

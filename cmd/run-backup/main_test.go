@@ -72,17 +72,6 @@ func TestWorse(t *testing.T) {
 	}
 }
 
-func TestFate(t *testing.T) {
-	for want, vars := range map[string]map[string]string{
-		"":                           {"SERVICE_RESULT": "success"},
-		"result signal, killed KILL": {"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"},
-	} {
-		if got := fate(&cli.Env{Getenv: func(key string) string { return vars[key] }}); got != want {
-			t.Errorf("fate(%v) = %q; want %q", vars, got, want)
-		}
-	}
-}
-
 func TestExplain(t *testing.T) {
 	err := fmt.Errorf("open lock: %w", fs.ErrPermission)
 	if os.Geteuid() == 0 {

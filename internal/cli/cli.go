@@ -212,6 +212,7 @@ func exitCodes(name string) string {
 		"backup-destination": "0 done, 1 failed or a destination cannot be used, 2 usage or configuration",
 		"backup-gateway":     "0 stopped, or nobody needed it any more, 1 it cannot listen, 2 usage",
 		"module-backup":      "0 a snapshot is saved, 1 failed, 2 usage or configuration, 3 the module is already being backed up; shell ends with that of restic",
+		"restore-backup":     "0 done, 1 failed, 2 usage or configuration, 3 this drill is already running",
 		"run-backup":         "0 every module is saved, 1 at least one failed, 2 usage or configuration, 3 none failed but at least one stayed locked, or this backup is already running",
 		"schedule-backup":    "0 done, 1 the manager refused something or an enabled backup has no next elapse, 2 usage or configuration",
 	}[name]

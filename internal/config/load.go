@@ -643,6 +643,12 @@ func (l *loader) references() {
 	first := map[string]string{}
 	for _, id := range l.ModuleIDs() {
 		m := l.Modules[id]
+		if m.HasDrill() && len(l.DrillTurns(id)) == 0 {
+			l.problems = append(l.problems, Problem{
+				Position: l.PositionOf(KindModule, id, "drill"), Kind: KindModule, ID: id, Key: "module." + id + ".drill", Warning: true,
+				Message: "has no effect: no enabled backup saves the module, so there is nothing to restore",
+			})
+		}
 		repository := m.Type + "/" + m.UUID
 		if other, taken := first[repository]; taken && m.UUID != "" {
 			l.problems = append(l.problems, Problem{

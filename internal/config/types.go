@@ -137,6 +137,7 @@ type Dump struct {
 type Backup struct {
 	Position
 	ID                string
+	Of                string   // where Job made it, of a check or drill: the backup that it is of
 	Name              string   // default "Backup ID"
 	Schedule          []string // systemd OnCalendar expressions
 	RandomizedDelay   time.Duration

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"sdbackup/internal/status"
-
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 )
@@ -22,6 +20,7 @@ func Format(s Sample) ([]byte, error) {
 		families = append(families, familiesOf(checkMetrics, s, id, name)...)
 		families = append(families, moduleFamilies(moduleCheckMetrics, s.Checks, id, name)...)
 	}
+	families = append(families, moduleFamilies(moduleDrillMetrics, s.Drills, id, name)...)
 	b := bytes.NewBufferString(header)
 	for _, f := range families {
 		if _, err := expfmt.MetricFamilyToText(b, f); err != nil {
@@ -40,7 +39,7 @@ func familiesOf(metrics []metric[Sample], s Sample, labels ...*dto.LabelPair) (f
 	return families
 }
 
-func moduleFamilies(metrics []metric[module], all map[string]*status.Module, id, name *dto.LabelPair) (families []*dto.MetricFamily) {
+func moduleFamilies[T any](metrics []metric[*T], all map[string]*T, id, name *dto.LabelPair) (families []*dto.MetricFamily) {
 	modules := slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(id string) bool { return all[id] == nil })
 	for _, m := range metrics {
 		var series []*dto.Metric

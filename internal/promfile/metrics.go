@@ -92,6 +92,33 @@ var moduleCheckMetrics = []metric[module]{
 	},
 }
 
+var moduleDrillMetrics = []metric[*drill]{
+	{
+		"node_backup_module_drill_status", "How the last restore drill with this backup's snapshots of the module ended: -1 none has, 0 failed, 1 success.",
+		gauge, always(func(d *drill) float64 { return verdict(d.Outcome) }),
+	},
+	{
+		"node_backup_module_drill_timestamp_seconds", "When a restore drill with this backup's snapshots of the module last ended well.",
+		gauge, func(d *drill) (float64, bool) { return timestamp(d.LastSuccess) },
+	},
+	{
+		"node_backup_module_drill_due_timestamp_seconds", "When, as the last restore drill of the module left it, the next one is due; with several backups they take turns.",
+		gauge, func(d *drill) (float64, bool) { return timestamp(d.due) },
+	},
+	{
+		"node_backup_module_drill_duration_seconds", "How long the last restore drill with this backup's snapshots of the module took.",
+		gauge, func(d *drill) (float64, bool) { return elapsed(d.End.Sub(d.Start)), !d.End.IsZero() },
+	},
+	{
+		"node_backup_module_drill_files", "Number of files that the last restore drill with this backup's snapshots of the module proved.",
+		gauge, func(d *drill) (float64, bool) { return float64(d.Files), !d.End.IsZero() },
+	},
+	{
+		"node_backup_module_drill_size_bytes", "Size of what the last restore drill with this backup's snapshots of the module proved.",
+		gauge, func(d *drill) (float64, bool) { return float64(d.SizeBytes), !d.End.IsZero() },
+	},
+}
+
 var moduleMetrics = []metric[module]{
 	{
 		"node_backup_module_status", "How the module ended in its last run: -1 not yet, 0 failed, 1 saved, 2 it stayed locked to the end.",

@@ -20,6 +20,35 @@ type Sample struct {
 	HasCheck bool
 	Check    *status.Backup // the record of its check; nil: none ended
 	Checks   map[string]*status.Module
+
+	Drills map[string]*drill // of the modules that have drills
+}
+
+// drill is what drills with this backup's snapshots of a module came to.
+type drill struct {
+	status.Drilled
+	due time.Time // zero: not known
+}
+
+// drill adds the drills of a module, from their records; both are nil where none has ended. A drill that came to nothing at all, say because of
+// a mistake in the configuration, says of no backup that its snapshots are good.
+func (s *Sample) drill(module string, rec *status.Backup, m *status.Module) {
+	d := &drill{Drilled: status.Drilled{Outcome: status.Unknown}}
+	if m != nil {
+		if last, ok := m.Drills[s.ID]; ok {
+			d.Drilled = last
+		}
+	}
+	if rec != nil {
+		d.due = rec.LastRun.Due
+		if len(rec.LastRun.Modules) == 0 && rec.LastRun.Outcome != status.Success {
+			d.Outcome = status.Failed
+		}
+	}
+	if s.Drills == nil {
+		s.Drills = map[string]*drill{}
+	}
+	s.Drills[module] = d
 }
 
 // FromRecords returns the Sample of a backup. rec is nil where no run has ended; modules are those that are to be seen and

@@ -21,6 +21,9 @@ type Request struct {
 	Only   []string // paths from the module's directory, or as they were on the machine, or names of dumps; nil: everything
 	Target string   // "": a new folder in the working directory
 	Verify bool
+
+	pick func(context.Context, *opened, Point) ([]part, error) // in place of Only; nil: what Only says
+	held bool                                                  // the caller has the module's lock
 }
 
 // Problem is something that stands in the way of a restore.
@@ -123,7 +126,11 @@ func (r *Restorer) checkTarget(ctx context.Context, p *Plan) error {
 	if len(p.Point.Snapshots) == 0 {
 		return nil
 	}
-	p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless)
+	if p.pick != nil {
+		p.parts, err = p.pick(ctx, p.repository, p.Point)
+	} else {
+		p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

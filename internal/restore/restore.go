@@ -123,7 +123,7 @@ func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)
 
 // lockModule keeps backups of the module from removing what is being read, where restic cannot do that by a lock of its own.
 func (r *Restorer) lockModule(p *Plan) (unlock func()) {
-	if !p.repository.noLock || p.Module == nil {
+	if !p.repository.noLock || p.Module == nil || p.held {
 		return func() {}
 	}
 	held, err := func() (*lock.Lock, error) {

@@ -148,7 +148,7 @@ const metadataTimeout = time.Minute
 
 // describe writes the metadata of a module that was saved, or could not be, beside its repository. That this fails changes no verdict.
 func (r *Runner) describe(ctx context.Context, job Job, result *status.Result, log *slog.Logger) {
-	if !job.Destination.Gateway || job.Plan.Check != nil || result.Outcome == status.Conflict || result.Retry || result.RetentionDue {
+	if !job.Destination.Gateway || job.Plan.Check != nil || job.Backup.IsDrill() || result.Outcome == status.Conflict || result.Retry || result.RetentionDue {
 		return
 	}
 	if err := r.putMetadata(context.WithoutCancel(ctx), job, result); err != nil {

@@ -271,6 +271,7 @@ func remember(last status.Module, a Attempt, attempts int, lockWait time.Duratio
 		CPUSecondsTotal: last.CPUSecondsTotal + a.cpuSeconds(),
 		Unclean:         last.Unclean || a.Unclean,
 		Checked:         last.Checked,
+		Drills:          drilled(last.Drills, a.Result),
 	}
 	if c := a.Result.Check; c != nil && a.Result.Outcome == status.Success {
 		rec.Checked = c.Number
@@ -305,6 +306,11 @@ func (q *queue) report(rec *status.Module) {
 	log := q.log.With("module", rec.Module)
 	switch rec.Outcome {
 	case status.Success:
+		if d := rec.Drill; d != nil {
+			log.Info(fmt.Sprintf("module %s restored from destination %s and found good: %d files", rec.Module, d.Destination, rec.Files),
+				"snapshot", rec.Snapshot, "bytes", rec.SizeBytes)
+			return
+		}
 		log.Info(fmt.Sprintf("module %s saved", rec.Module), journal.Message(journal.ModuleSaved),
 			"snapshot", rec.Snapshot, "bytes", rec.SizeBytes, "added_bytes", rec.AddedBytes)
 	case status.Partial:
@@ -321,7 +327,7 @@ func (q *queue) report(rec *status.Module) {
 func (q *queue) failure(id, message string) status.Result {
 	now := q.Now()
 	return status.Result{
-		Module: id, Backup: q.backup.ID, Run: q.run, Outcome: status.Failed, Error: message, Start: now, End: now,
+		Module: id, Backup: q.backup.ID, Run: q.run, Outcome: status.Failed, Error: message, Start: now, End: now, Drill: turn(q.backup),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"sdbackup/internal/config"
 	"sdbackup/internal/journal"
 	"sdbackup/internal/status"
 )
@@ -51,14 +52,19 @@ func (r *Runner) recover(ctx context.Context, id, reason string) error {
 		r.Log.Error("read the marker of a dead run", "backup", id, "error", err)
 		marker = &status.Running{ID: newID(), Backup: id, Name: "Backup " + id, Start: r.Now()}
 	}
-	b := r.Config.Job(id)
+	if module, isDrill := config.DrillOf(id); isDrill {
+		if err := RemoveDrillFolder(r.Paths, module); err != nil {
+			r.Log.Error("remove what the dead drill restored", "backup", id, "error", err)
+		}
+	}
+	b := r.job(id, marker.ID)
 	if b == nil {
 		b = r.lost(id)
 	}
 	log := r.Log.With("backup", id, "run", marker.ID)
 	run, known := r.ended(id, marker.ID)
 	if !known {
-		run = r.obituary(marker, b.Modules, reason)
+		run = r.obituary(marker, b, reason)
 		log.Error(fmt.Sprintf("backup %s: %s", id, run.Error), journal.Message(journal.RunDied))
 	}
 	if marker.Announced {
@@ -80,7 +86,7 @@ func (r *Runner) ended(backup, run string) (status.Run, bool) {
 }
 
 // obituary is the verdict of a run that could not write its own, and the records of the modules it did not get to the end of.
-func (r *Runner) obituary(marker *status.Running, modules []string, reason string) status.Run {
+func (r *Runner) obituary(marker *status.Running, b *config.Backup, reason string) status.Run {
 	run := status.Run{
 		ID: marker.ID, Backup: marker.Backup, Name: marker.Name, InvocationID: marker.InvocationID,
 		Start: marker.Start, End: r.Now(), Outcome: status.Failed,
@@ -89,7 +95,7 @@ func (r *Runner) obituary(marker *status.Running, modules []string, reason strin
 	if reason != "" {
 		run.Error += " (" + reason + ")"
 	}
-	for _, id := range modules {
+	for _, id := range b.Modules {
 		var last status.Module
 		if rec, err := r.Store.Module(run.Backup, id); err == nil {
 			last = *rec
@@ -98,7 +104,7 @@ func (r *Runner) obituary(marker *status.Running, modules []string, reason strin
 			last = remember(last, Attempt{
 				Result: status.Result{
 					Module: id, Backup: run.Backup, Run: run.ID, Outcome: status.Failed, Error: run.Error,
-					Start: run.Start, End: run.End,
+					Start: run.Start, End: run.End, Drill: turn(b),
 				},
 				Unclean: true, // it may have been under way
 			}, last.Attempts, 0)

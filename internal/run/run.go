@@ -7,6 +7,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -54,12 +55,8 @@ func LockName(backup string) string { return "backup@" + backup + ".lock" }
 // Backup runs the backup once and returns its verdict. An error means that nothing was iterated (ErrRunning,
 // ErrConfiguration) or that the verdict could not be written; how modules fared is in the verdict only.
 func (r *Runner) Backup(ctx context.Context, id string) (status.Run, error) {
-	b := r.Config.Job(id)
-	if b == nil {
-		if !r.shouldExist(id) {
-			return status.Run{}, fmt.Errorf("backup %s: %w: there is no [backup.%s]", id, ErrConfiguration, id)
-		}
-		b = r.lost(id)
+	if r.Config.Job(id) == nil && !r.shouldExist(id) {
+		return status.Run{}, fmt.Errorf("backup %s: %w: %s", id, ErrConfiguration, missing(id))
 	}
 	held, err := r.lock(id)
 	if err != nil {
@@ -68,6 +65,10 @@ func (r *Runner) Backup(ctx context.Context, id string) (status.Run, error) {
 	defer held.Release()
 	if err := r.recover(ctx, id, ""); err != nil {
 		r.Log.Error("recording the run that died before this one failed", "backup", id, "error", err)
+	}
+	b := r.job(id, "")
+	if b == nil {
+		b = r.lost(id)
 	}
 
 	run := status.Run{ID: newID(), Backup: id, Name: b.Name, InvocationID: r.Getenv("INVOCATION_ID"), Start: r.Now()}
@@ -79,7 +80,7 @@ func (r *Runner) Backup(ctx context.Context, id string) (status.Run, error) {
 	log.Info(fmt.Sprintf("backup %s (%s) begins", id, b.Name), journal.Message(journal.RunStarted))
 	pinged := r.pingStart(ctx, log, b)
 
-	problem := r.problem(id)
+	problem := r.problem(b)
 	if problem == nil {
 		run.Modules, run.Outcome = r.saveModules(ctx, log, b, run.ID)
 	} else {
@@ -110,8 +111,9 @@ func (r *Runner) lock(id string) (*lock.Lock, error) {
 }
 
 // problem is what makes it impossible to iterate the modules at all; nil when nothing does.
-func (r *Runner) problem(id string) error {
+func (r *Runner) problem(b *config.Backup) error {
 	var lines []string
+	id := b.ID
 	if r.Config.Job(id) == nil {
 		lines = append(lines, "backup "+id+" is not in what could be read of the configuration")
 		for _, p := range r.Config.Errors() {
@@ -120,7 +122,7 @@ func (r *Runner) problem(id string) error {
 			}
 		}
 	}
-	for _, p := range r.Config.BackupErrors(id) {
+	for _, p := range r.Config.BackupErrors(cmp.Or(b.Of, id)) {
 		lines = append(lines, p.String())
 	}
 	if len(lines) == 0 {
@@ -135,7 +137,11 @@ func (r *Runner) shouldExist(id string) bool {
 	if _, err := r.Store.Backup(id); err == nil {
 		return true
 	}
-	if of, _ := config.JobOf(id); !config.ValidID(of) {
+	of, isDrill := config.DrillOf(id)
+	if !isDrill {
+		of, _ = config.JobOf(id)
+	}
+	if !config.ValidID(of) {
 		return false
 	}
 	for _, p := range r.Config.Errors() {

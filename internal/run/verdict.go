@@ -26,6 +26,9 @@ func (r *Runner) conclude(ctx context.Context, log *slog.Logger, b *config.Backu
 	log.Log(ctx, level, summary(run), journal.Message(journal.RunFinished),
 		"outcome", string(run.Outcome), "duration_seconds", run.End.Sub(run.Start).Seconds())
 
+	if b.IsDrill() && r.Next != nil {
+		run.Due = r.Next(ctx, b)
+	}
 	if err := r.Store.End(run); err != nil {
 		// The marker stays: whoever comes next records this run as failed, which is what a verdict that is not kept is.
 		return fmt.Errorf("backup %s: write the verdict: %w", run.Backup, err)
@@ -47,6 +50,9 @@ func summary(run status.Run) string {
 	done := "saved"
 	if _, isCheck := config.JobOf(run.Backup); isCheck {
 		done = "found good"
+	}
+	if _, isDrill := config.DrillOf(run.Backup); isDrill {
+		done = "restored and found good"
 	}
 	line := fmt.Sprintf("backup %s %s: %d of %d modules %s", run.Backup, verb(run.Outcome),
 		count[status.Success]+count[status.Partial], len(run.Modules), done)
@@ -79,6 +85,13 @@ func (r *Runner) writeMetrics(ctx context.Context, log *slog.Logger, b *config.B
 	if dir == "" {
 		return nil
 	}
+	if module, isDrill := config.DrillOf(b.ID); isDrill { // it is told of in the files of the backups that save the module
+		var errs []error
+		for _, id := range r.Config.DrillTurns(module) {
+			errs = append(errs, r.writeMetrics(ctx, log, r.Config.Backups[id]))
+		}
+		return errors.Join(errs...)
+	}
 	id, isCheck := config.JobOf(b.ID)
 	if isCheck { // it is told of in the file of its backup
 		if b = r.Config.Backups[id]; b == nil {
@@ -89,7 +102,7 @@ func (r *Runner) writeMetrics(ctx context.Context, log *slog.Logger, b *config.B
 	if r.Next != nil {
 		next = r.Next(ctx, b)
 	}
-	if err := promfile.Update(dir, r.Store, b, next, log); err != nil {
+	if err := promfile.Update(dir, r.Store, r.Config, b, next, log); err != nil {
 		log.Error("write the metrics", "error", err)
 		return fmt.Errorf("backup %s: write the metrics: %w", b.ID, err)
 	}

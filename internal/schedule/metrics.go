@@ -61,7 +61,7 @@ func (s *Scheduler) refreshMetrics(
 		}
 	}
 	for _, id := range stale {
-		if err := promfile.Update(dir, s.store(), cfg.Backups[id], next[id], s.Log); err != nil {
+		if err := promfile.Update(dir, s.store(), cfg, cfg.Backups[id], next[id], s.Log); err != nil {
 			errs = append(errs, fmt.Errorf("backup %s: write its metrics: %w", id, err))
 		}
 	}

@@ -72,8 +72,9 @@ func (s *Scheduler) Timers(ctx context.Context) (TimerList, error) {
 		list.Timers = append(list.Timers, e)
 	}
 	order := map[string]int{} // those that are gone come last
-	for i, id := range cfg.JobIDs() {
-		order[id] = i - 2*len(cfg.Backups)
+	ids := cfg.JobIDs()
+	for i, id := range ids {
+		order[id] = i - len(ids)
 	}
 	slices.SortStableFunc(list.Timers, func(a, b TimerEntry) int {
 		if a.Next.IsZero() != b.Next.IsZero() {

@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -46,15 +47,26 @@ func Want(
 	offset func(backup string, window time.Duration) (time.Duration, error),
 ) Wanted {
 	w := Wanted{Undecided: map[string]bool{}, Disabled: map[string]bool{}}
-	broken := map[string]bool{}
+	broken, brokenDrill := map[string]bool{}, map[string]bool{}
 	for _, p := range cfg.Errors() {
 		switch p.Kind {
 		case config.KindFile:
 			w.Blind = true
 		case config.KindBackup:
 			broken[p.ID] = broken[p.ID] || preventsTimer(p)
+		case config.KindModule:
+			if preventsDrill(p) {
+				brokenDrill[config.DrillID(p.ID)] = true
+			}
 		}
 	}
+	for _, id := range cfg.ModuleIDs() {
+		// A backup with errors may be the one that saves the module.
+		if cfg.Modules[id].HasDrill() && cfg.Job(config.DrillID(id)) == nil && len(broken) > 0 {
+			brokenDrill[config.DrillID(id)] = true
+		}
+	}
+	maps.Copy(w.Undecided, brokenDrill)
 	for id := range broken { // a backup may be too broken to be among cfg.Backups
 		w.Undecided[id], w.Undecided[config.CheckID(id)] = broken[id], broken[id]
 	}
@@ -62,12 +74,13 @@ func Want(
 		b := cfg.Job(id)
 		backup, _ := config.JobOf(id)
 		onCalendar, problems := onCalendar(cfg, b, calendars, offset)
-		if len(b.Schedule) == 0 && !broken[backup] {
+		broken := broken[backup] || brokenDrill[id]
+		if len(b.Schedule) == 0 && !broken {
 			problems = append(problems, problemOf(cfg, b, "schedule", "is empty; want when to run, say \"daily\""))
 		}
 		w.Problems = append(w.Problems, problems...)
 		switch {
-		case broken[backup]: // and it is said why
+		case broken: // and it is said why
 		case !b.Enabled:
 			w.Disabled[id] = true
 		case hasError(problems):
@@ -91,6 +104,12 @@ func preventsTimer(p config.Problem) bool {
 	key := strings.TrimPrefix(p.Key, "backup."+p.ID) // what is left is "", or .KEY, or .KEY[INDEX]
 	key, _, _ = strings.Cut(strings.TrimPrefix(key, "."), "[")
 	return key == "" || slices.Contains(timerKeys, key)
+}
+
+// preventsDrill tells whether an error of a module's table leaves open what timer its drill asks for.
+func preventsDrill(p config.Problem) bool {
+	key := strings.TrimPrefix(p.Key, "module."+p.ID)
+	return key == "" || key == ".drill" || strings.HasPrefix(key, ".drill.schedule")
 }
 
 // onCalendar returns the expressions of a backup's timer, normalized and with its offset, and what is wrong with them.
@@ -141,6 +160,15 @@ func onCalendar(
 
 // problemOf is an error about a key of a backup.
 func problemOf(cfg *config.Config, b *config.Backup, key, format string, args ...any) config.Problem {
+	if module, isDrill := config.DrillOf(b.ID); isDrill {
+		return config.Problem{
+			Position: cfg.PositionOf(config.KindModule, module, "drill."+key),
+			Kind:     config.KindModule,
+			ID:       module,
+			Key:      "module." + module + ".drill." + key,
+			Message:  fmt.Sprintf(format, args...),
+		}
+	}
 	id, isCheck := config.JobOf(b.ID)
 	if isCheck && key == "schedule" {
 		key = "check.schedule"

@@ -39,6 +39,7 @@ type Result struct {
 	UnreadableCount int      `json:"unreadable_count,omitempty"`
 
 	Check *Check `json:"check,omitempty"` // of an attempt that checks; nil: it did not get that far
+	Drill *Drill `json:"drill,omitempty"` // of an attempt that restores for practice; Files and SizeBytes are what was proven then
 
 	RetentionDue      bool       `json:"retention_due,omitempty"` // it takes another attempt, with the node's rights
 	Retention         *Retention `json:"retention,omitempty"`     // nil: the attempt did not get that far, or no policy
@@ -53,6 +54,25 @@ type Result struct {
 type Check struct {
 	Number int `json:"number"` // from 1 on
 	Of     int `json:"of"`     // 0: none was to be read
+}
+
+// Drill is what a restore for practice was made of.
+type Drill struct {
+	Backup      string    `json:"backup"` // whose snapshots had their turn
+	Destination string    `json:"destination"`
+	Saved       time.Time `json:"saved,omitzero"` // time of the snapshot
+	Sample      int64     `json:"sample_bytes"`   // that were asked for; 0: everything
+	Probed      bool      `json:"probed"`         // the module's command found it good
+}
+
+// Drilled is how the last drill with the snapshots of one backup ended, and what must outlive it.
+type Drilled struct {
+	Outcome     Outcome   `json:"outcome"`
+	Start       time.Time `json:"start"`
+	End         time.Time `json:"end"`
+	Files       uint64    `json:"files"`
+	SizeBytes   uint64    `json:"size_bytes"`
+	LastSuccess time.Time `json:"last_success,omitzero"`
 }
 
 // Retention is what forget and prune came to.
@@ -86,6 +106,8 @@ type Module struct {
 	CPUSecondsTotal float64   `json:"cpu_seconds_total"`
 	Checked         int       `json:"checked,omitempty"` // number of the part of the data that was last read and found good
 	Unclean         bool      `json:"unclean,omitempty"` // the last attempt was killed: the repository may hold garbage
+
+	Drills map[string]Drilled `json:"drills,omitempty"` // in the record of a drill, by backup
 }
 
 // Run is one line of runs/<backup>.jsonl: one ended run.
@@ -99,6 +121,7 @@ type Run struct {
 	Outcome      Outcome   `json:"outcome"`
 	Error        string    `json:"error,omitempty"` // why there was nothing to iterate: bad configuration, killed, ...
 	Modules      []Brief   `json:"modules,omitempty"`
+	Due          time.Time `json:"due,omitzero"` // of a drill: when, as its schedule was then, the next one comes
 }
 
 // Brief is what a Run keeps of each module.

@@ -64,7 +64,7 @@ func modulesPrefix(backup string) string {
 }
 
 // kinds are the jobs that are no backups.
-var kinds = []string{"check@"}
+var kinds = []string{"check@", "drill@"}
 
 // jobOf returns the ID of the job that a timer or service is of.
 func jobOf(unit, suffix string) (id string, ok bool) {

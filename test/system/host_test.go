@@ -97,10 +97,10 @@ func newHost(t *testing.T) *host {
 		os.Remove(h.config())
 		exec.Command("schedule-backup", "stop-timers").Run()
 		exec.Command("schedule-backup", "start-timers").Run()
-		exec.Command("systemctl", "stop", "backup@*.service", "backup-check@*.service", "backup-gateway.socket", "backup-gateway.service").Run()
-		exec.Command("systemctl", "reset-failed", "backup@*", "backup-check@*", "backup-gateway.*").Run()
+		exec.Command("systemctl", "stop", "backup@*.service", "backup-check@*.service", "backup-drill@*.service", "backup-gateway.socket", "backup-gateway.service").Run()
+		exec.Command("systemctl", "reset-failed", "backup@*", "backup-check@*", "backup-drill@*", "backup-gateway.*").Run()
 		os.RemoveAll(state)
-		if out, err := exec.Command("systemctl", "list-units", "--no-legend", "--all", "backup@*", "backup-check@*", "module-backup-*").Output(); err != nil || len(bytes.TrimSpace(out)) > 0 {
+		if out, err := exec.Command("systemctl", "list-units", "--no-legend", "--all", "backup@*", "backup-check@*", "backup-drill@*", "module-backup-*").Output(); err != nil || len(bytes.TrimSpace(out)) > 0 {
 			t.Errorf("units left behind: %s %v", out, err)
 		}
 	})
