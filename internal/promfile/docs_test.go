@@ -32,7 +32,7 @@ func TestManual(t *testing.T) {
 	}
 	described := parts[0] + parts[2]
 	rows := strings.Count(described, "| `node_backup_")
-	if want := len(backupMetrics) + len(moduleMetrics) + len(checkMetrics) + len(moduleCheckMetrics); rows != want {
+	if want := len(backupMetrics) + len(moduleMetrics) + len(checkMetrics) + len(moduleCheckMetrics) + len(moduleDrillMetrics); rows != want {
 		t.Errorf("%s has %d metrics; want %d", path, rows, want)
 	}
 	for _, m := range slices.Concat(backupMetrics, checkMetrics) {
@@ -41,6 +41,11 @@ func TestManual(t *testing.T) {
 		}
 	}
 	for _, m := range slices.Concat(moduleMetrics, moduleCheckMetrics) {
+		if !strings.Contains(described, "| `"+m.name+"` |") {
+			t.Errorf("%s does not describe %s", path, m.name)
+		}
+	}
+	for _, m := range moduleDrillMetrics {
 		if !strings.Contains(described, "| `"+m.name+"` |") {
 			t.Errorf("%s does not describe %s", path, m.name)
 		}

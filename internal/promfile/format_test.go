@@ -69,7 +69,21 @@ func samples() map[string]Sample {
 		&status.Module{Result: status.Result{Outcome: status.Success}}, &status.Module{Result: status.Result{Outcome: status.Failed}})
 	unchecked := checked
 	unchecked.Check, unchecked.Checks = nil, nil
+	// wiki1 was restored well from this backup and badly since, and mail1 from another one only.
+	drilled := FromRecords("1", "Nightly to the archive", success, modules(wiki, &mail), false, next)
+	practice := &status.Backup{LastRun: status.Run{ID: "d1", Start: night, Due: night.Add(31 * 24 * time.Hour), Outcome: status.Success, Modules: []status.Brief{{}}}}
+	drilled.drill("wiki1", practice, &status.Module{Drills: map[string]status.Drilled{"1": {
+		Outcome: status.Failed, Start: night, End: night.Add(3 * time.Second), LastSuccess: night.Add(-31 * 24 * time.Hour),
+	}}})
+	drilled.drill("mail1", practice, &status.Module{Drills: map[string]status.Drilled{"2": {Outcome: status.Success, Start: night, End: night}}})
+	mistaken := FromRecords("1", "Nightly to the archive", success, modules(wiki, &mail), false, next)
+	mistaken.drill("wiki1", &status.Backup{LastRun: status.Run{ID: "d2", Start: night, End: night, Outcome: status.Failed}}, &status.Module{
+		Drills: map[string]status.Drilled{"1": {Outcome: status.Success, Start: night, End: night.Add(42 * time.Second), Files: 12, SizeBytes: 64 << 20, LastSuccess: night}},
+	})
+	mistaken.drill("mail1", nil, nil)
 	return map[string]Sample{
+		"drilled":     drilled,
+		"mistaken":    mistaken,
 		"checked":     checked,
 		"unchecked":   unchecked,
 		"first-run":   FromRecords("1", "Nightly to the archive", nil, nil, true, next),
@@ -132,6 +146,9 @@ func TestReadBack(t *testing.T) {
 		all[m.name] = m.help
 	}
 	for _, m := range slices.Concat(moduleMetrics, moduleCheckMetrics) {
+		all[m.name] = m.help
+	}
+	for _, m := range moduleDrillMetrics {
 		all[m.name] = m.help
 	}
 	seen := map[string]bool{}

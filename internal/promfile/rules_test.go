@@ -16,7 +16,7 @@ func TestAlertRules(t *testing.T) {
 	promtool := program(t, "promtool")
 	for _, args := range [][]string{
 		{"check", "rules", "sdbackup.rules.yml"},
-		{"test", "rules", "sdbackup.rules.test.yml"},
+		{"test", "rules", "sdbackup.rules.test.yml", "sdbackup.drills.test.yml"},
 	} {
 		cmd := exec.Command(promtool, args...)
 		cmd.Dir = examples
@@ -32,15 +32,22 @@ func TestAlertRulesAreComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests, err := os.ReadFile(filepath.Join(examples, "sdbackup.rules.test.yml"))
-	if err != nil {
-		t.Fatal(err)
+	var tests []byte
+	for _, name := range []string{"sdbackup.rules.test.yml", "sdbackup.drills.test.yml"} {
+		data, err := os.ReadFile(filepath.Join(examples, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests = append(tests, data...)
 	}
 	known := map[string]bool{}
 	for _, m := range slices.Concat(backupMetrics, checkMetrics) {
 		known[m.name] = true
 	}
 	for _, m := range slices.Concat(moduleMetrics, moduleCheckMetrics) {
+		known[m.name] = true
+	}
+	for _, m := range moduleDrillMetrics {
 		known[m.name] = true
 	}
 	for _, name := range regexp.MustCompile(`\bnode_backup_\w+`).FindAllString(string(rules), -1) {

@@ -46,7 +46,7 @@ const (
 	// probeStop is what a probe has from SIGTERM to SIGKILL.
 	probeStop = 10 * time.Second
 	// probeCapabilities are for the probe of a module that is root's: to read and change the files of all users there, and to become them.
-	probeCapabilities = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_KILL CAP_SETGID CAP_SETUID"
+	probeCapabilities = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_SETGID CAP_SETUID"
 )
 
 // FindProbe returns the path of a module's probe.

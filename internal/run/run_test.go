@@ -60,6 +60,7 @@ func (s *script) Attempt(ctx context.Context, job Job, _ *slog.Logger, progress 
 	if c := job.Plan.Check; c != nil {
 		r.Check = &status.Check{Number: c.Number, Of: c.Of}
 	}
+	r.Drill = turn(job.Backup)
 	cpu := 2 * time.Second
 	return Attempt{Result: r, CPU: &cpu}
 }
