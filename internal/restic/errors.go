@@ -124,12 +124,20 @@ func classifyText(code int, text string) error {
 	return &ExitError{code, told}
 }
 
-// firstFatal is the line that says what was fatal, or else the last one.
+// frame is the second line of a call in a trace.
+var frame = regexp.MustCompile(`^\s*\S+\.(go|s):\d+$`)
+
+// firstFatal is the line that says what was fatal, or else the last one, or the one before the trace of calls that restic prints after some.
 func firstFatal(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	for _, line := range lines {
 		if rest, ok := strings.CutPrefix(line, "Fatal: "); ok {
 			return shorten(rest)
+		}
+	}
+	for i := 2; i < len(lines); i++ {
+		if frame.MatchString(lines[i]) {
+			return shorten(lines[i-2])
 		}
 	}
 	return shorten(lines[len(lines)-1])

@@ -279,6 +279,10 @@ func TestClassifyText(t *testing.T) {
 			}
 		}
 	}
+	const trace = "decrypting blob 849efb failed: ciphertext verification failed\nmain.runLs\ngithub.com/restic/restic/cmd/restic/cmd_ls.go:223\nruntime.goexit\nruntime/asm_amd64.s:1594\n"
+	if err := classifyText(1, trace); !strings.HasSuffix(err.Error(), "decrypting blob 849efb failed: ciphertext verification failed") {
+		t.Errorf("classifyText of a trace = %v; want what is before it", err)
+	}
 	for _, code := range []int{1, 11} {
 		var e *LockedError
 		if err := classifyText(code, locked); !errors.As(err, &e) || e.PID != 1234 || e.Host != "web1" {
