@@ -26,7 +26,6 @@ func TestFate(t *testing.T) {
 	}
 }
 
-
 // Every backup that saves the module has its turn, whatever its last one came to, and tells by its own hook and metrics of it alone.
 func TestDrillTurns(t *testing.T) {
 	dir := t.TempDir()

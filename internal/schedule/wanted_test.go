@@ -2,8 +2,10 @@ package schedule
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -213,5 +215,44 @@ func TestWantChecks(t *testing.T) {
 	}
 	if len(w.Problems) != 1 || w.Problems[0].Key != "backup.2.check.schedule" || w.Problems[0].ID != "2" {
 		t.Errorf("problems %v; want one at backup.2.check.schedule", w.Problems)
+	}
+}
+
+// A drill has a timer of its own as long as an enabled backup saves the module; where that cannot be told, what is loaded of it stays. It does not
+// change with the backup whose turn it is.
+func TestWantDrills(t *testing.T) {
+	text := base
+	for i, schedule := range []string{`"Mon 04:00"`, `"sometimes"`, `"daily"`, "4"} {
+		text += fmt.Sprintf("[module.w%[1]d]\ntype = \"wiki\"\nuuid = \"%[1]d792c7db-9450-4bd3-84a3-034cd0087839\"\ninclude = [\"/srv\"]\ndrill = { schedule = %s }\n", i+1, schedule)
+	}
+	cfg := load(t, map[string]string{"a.toml": text + backup("1", `schedule = "daily"`, "accuracy = \"1h\"", "randomized-delay = \"1h\"") +
+		backup("2", `schedule = "daily"`) + backup("3", `schedule = "daily"`, "enabled = false")})
+	for id, modules := range map[string][]string{"1": {"w1", "w2", "w4"}, "2": {"w1"}, "3": {"w3"}} {
+		cfg.Backups[id].Modules = modules
+	}
+	w := Want(cfg, judged(Expressions(cfg)), noOffset)
+	var drills []units.Timer
+	for _, timer := range w.Timers {
+		if strings.HasPrefix(timer.ID, "drill@") {
+			drills = append(drills, timer)
+		}
+	}
+	want := []units.Timer{{ID: "drill@w1", Description: "Restore drill of module w1", OnCalendar: []string{"Mon *-*-* 04:00:00"}, Persistent: true}}
+	if !reflect.DeepEqual(drills, want) {
+		t.Errorf("timers %+v; want %+v", drills, want)
+	}
+	if !w.Undecided["drill@w2"] || !w.Undecided["drill@w4"] || w.Undecided["drill@w3"] || w.Undecided["drill@w1"] {
+		t.Errorf("undecided %v", w.Undecided)
+	}
+	if len(w.Problems) != 1 || w.Problems[0].Key != "module.w2.drill.schedule" || w.Problems[0].Kind != config.KindModule {
+		t.Errorf("problems %v; want one at module.w2.drill.schedule", w.Problems)
+	}
+	if turns := cfg.DrillTurns("w1"); !slices.Equal(turns, []string{"1", "2"}) {
+		t.Errorf("turns %v", turns)
+	}
+	// A backup that cannot be read may be the one that saves the module.
+	cfg.Add(config.Problem{Kind: config.KindBackup, ID: "3", Key: "backup.3.modules", Message: "is a number"})
+	if w = Want(cfg, judged(Expressions(cfg)), noOffset); !w.Undecided["drill@w3"] {
+		t.Errorf("undecided %v; want drill@w3, too", w.Undecided)
 	}
 }

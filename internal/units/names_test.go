@@ -10,6 +10,7 @@ func TestModuleServiceName(t *testing.T) {
 		{"1", "wiki1", "module-backup-1-wiki1.service"},
 		{"a-b", "c", `module-backup-a\x2db-c.service`},
 		{"a", "b-c", "module-backup-a-b-c.service"},
+		{"drill@wiki1", "wiki1", `module-backup-drill\x40wiki1-wiki1.service`},
 		{"check@1", "wiki1", `module-backup-check\x401-wiki1.service`},
 		{"n.1_x", "m.2_y", "module-backup-n.1_x-m.2_y.service"},
 		{strings.Repeat("a", 64), strings.Repeat("m", 64), "module-backup-" + strings.Repeat("a", 64) + "-" + strings.Repeat("m", 64) + ".service"},
@@ -25,7 +26,7 @@ func TestModuleServiceName(t *testing.T) {
 func TestJobOf(t *testing.T) {
 	for unit, want := range map[string]string{
 		"backup@1.timer": "1", "backup@a.timer.timer": "a.timer", "backup@.timer": "", "backup@1.service": "", "other@1.timer": "",
-		"backup-check@1.timer": "check@1", "backup-check@.timer": "", "backup-other@1.timer": "", "backup-timers.timer": "",
+		"backup-check@1.timer": "check@1", "backup-check@.timer": "", "backup-drill@wiki1.timer": "drill@wiki1", "backup-other@1.timer": "", "backup-timers.timer": "",
 	} {
 		if got, ok := jobOf(unit, timerSuffix); got != want && ok || ok != (want != "") {
 			t.Errorf("jobOf(%q) = %q, %v; want %q", unit, got, ok, want)
