@@ -30,7 +30,7 @@ type lots struct {
 func (l *lots) Len() int           { return len(l.list) }
 func (l *lots) Less(i, j int) bool { return l.list[i].number > l.list[j].number }
 func (l *lots) Swap(i, j int)      { l.list[i], l.list[j] = l.list[j], l.list[i] }
-func (l *lots) Push(x any)         { l.list = append(l.list, x.(lot)) } //nolint:errcheck // it is one
+func (l *lots) Push(x any)         { l.list = append(l.list, x.(lot)) }
 func (l *lots) Pop() any {
 	last := l.list[len(l.list)-1]
 	l.list = l.list[:len(l.list)-1]
@@ -43,7 +43,7 @@ func (l *lots) draw(one lot, wanted uint64) {
 	heap.Push(l, one)
 	l.bytes += one.node.Size
 	for len(l.list) > maxSampled || len(l.list) > 1 && l.bytes-l.list[0].node.Size >= wanted {
-		l.bytes -= heap.Pop(l).(lot).node.Size //nolint:errcheck // it is one
+		l.bytes -= heap.Pop(l).(lot).node.Size
 	}
 }
 
