@@ -19,7 +19,7 @@ func write(t *testing.T, user bool) []string {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, program := range []string{"run-backup", "schedule-backup", "backup-gateway"} {
+	for _, program := range []string{"run-backup", "restore-backup", "schedule-backup", "backup-gateway"} {
 		if err := os.Symlink("/bin/true", filepath.Join(bin, program)); err != nil {
 			t.Fatal(err)
 		}
