@@ -35,7 +35,8 @@ func (c *browse) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if c.Cat && c.JSON {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("--json: is not for --cat")}
 	}
-	worker := root.restorer(env)
+	worker, done := root.restorer(ctx, env)
+	defer done()
 	wanted, err := c.choose(c.Backup)
 	if err != nil {
 		return explain(err)
@@ -82,7 +83,8 @@ func (*mount) Help() string {
 
 // Run mounts the repository.
 func (c *mount) Run(ctx context.Context, root *command, env *cli.Env) error {
-	worker := root.restorer(env)
+	worker, done := root.restorer(ctx, env)
+	defer done()
 	at, err := c.find(ctx, worker)
 	if err != nil {
 		return explain(err)

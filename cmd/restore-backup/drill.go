@@ -42,7 +42,9 @@ func (c *drill) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if (c.Module == "") == (c.Recover == "") {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("want a module")}
 	}
-	drills := &restore.Drills{Restorer: root.restorer(env)}
+	worker, done := root.restorer(ctx, env)
+	defer done()
+	drills := &restore.Drills{Restorer: worker}
 	if c.Sample != "" {
 		size, err := sampleSize(c.Sample)
 		if err != nil {

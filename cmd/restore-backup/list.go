@@ -40,7 +40,8 @@ Examples:
 
 // Run lists what can be restored.
 func (c *list) Run(ctx context.Context, root *command, env *cli.Env) error {
-	worker := root.restorer(env)
+	worker, done := root.restorer(ctx, env)
+	defer done()
 	options := restore.ListOptions{Destination: c.Destination, Sizes: c.Sizes, Backup: c.Backup}
 	if c.Module != "" {
 		found, err := worker.Find(ctx, c.Module, c.Destination, c.Backup)

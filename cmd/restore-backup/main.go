@@ -1,13 +1,14 @@
-// restore-backup lists what can be restored from the destinations of backups, and restores it, into a new folder and never over live data.
+// restore-backup lists what can be restored from the destinations of backups, and restores it: into a new folder, or in place, wholly or not at all.
 //
 // Synopsis:
 //
 //	restore-backup [--config PATH] [--user] list [MODULE|TYPE/UUID] [--destination ID] [--backup ID] [--no-sizes] [--json]
-//	restore-backup [...] MODULE|TYPE/UUID [--snapshot ID|--at TIME] [--path PATH]... [--target FOLDER] [--verify] [--dry-run]
+//	restore-backup [...] MODULE|TYPE/UUID [--snapshot ID|--at TIME] [--path PATH]... [--target FOLDER|--in-place] [--as MODULE] [--verify] [--dry-run]
 //	restore-backup [...] check-eligibility MODULE|TYPE/UUID [...] [--json]
 //	restore-backup [...] browse MODULE|TYPE/UUID [PATH] [--recursive|--cat] [--json]
 //	restore-backup [...] drill MODULE [--sample SIZE|all] [--json]
 //	restore-backup [...] mount MODULE|TYPE/UUID FOLDER
+//	restore-backup [...] recover [MODULE] [--json]
 //
 // It exits with 0 when all was done; 1 when something failed; 2 when the command line or the configuration is wrong; 3 when the drill is
 // already running.
@@ -22,28 +23,42 @@ import (
 	"sdbackup/internal/cli"
 	"sdbackup/internal/config"
 	"sdbackup/internal/restore"
+	"sdbackup/internal/units"
 )
 
 type command struct {
 	cli.Location
 
-	Restore restoring `cmd:"" default:"withargs" help:"Restore a module into a new folder; the word restore can be left out."`
-	List    list      `cmd:"" help:"List what can be restored, also what other nodes and removed modules have left."`
-	Check   check     `cmd:"" name:"check-eligibility" help:"Tell all that stands in the way of a restore, and write nothing."`
-	Browse  browse    `cmd:"" help:"List the files of a snapshot, or print one."`
-	Drill   drill     `cmd:"" help:"Restore a sample of a module for practice, and record whether it is good."`
-	Mount   mount     `cmd:"" help:"Show all snapshots in a folder, by FUSE, until it is interrupted."`
+	Restore restoring  `cmd:"" default:"withargs" help:"Restore a module, into a new folder or in place; the word restore can be left out."`
+	List    list       `cmd:"" help:"List what can be restored, also what other nodes and removed modules have left."`
+	Check   check      `cmd:"" name:"check-eligibility" help:"Tell all that stands in the way of a restore, and write nothing."`
+	Browse  browse     `cmd:"" help:"List the files of a snapshot, or print one."`
+	Drill   drill      `cmd:"" help:"Restore a sample of a module for practice, and record whether it is good."`
+	Mount   mount      `cmd:"" help:"Show all snapshots in a folder, by FUSE, until it is interrupted."`
+	Recover recovering `cmd:"" help:"Put right a restore in place that was interrupted. This happens by itself, also at boot."`
+
+	Exchange exchanging `cmd:"" hidden:"" help:"Do the part of a restore in place that changes what is live."`
 }
 
 func main() {
-	os.Exit(cli.Main("restore-backup", "Restores backups into a new folder, never over live data.",
+	os.Exit(cli.Main("restore-backup", "Restores backups, into a new folder or in place.",
 		new(command), os.Args[1:], cli.OS()))
 }
 
-// restorer returns what works with the configuration that the command line names.
-func (c *command) restorer(env *cli.Env) *restore.Restorer {
+// restorer returns what works with the configuration that the command line names, and what ends it.
+func (c *command) restorer(ctx context.Context, env *cli.Env) (*restore.Restorer, func()) {
 	paths := c.Paths(env)
-	return &restore.Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: env.Getenv, Now: env.Now, Log: env.Log}
+	worker := &restore.Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: env.Getenv, Now: env.Now, Log: env.Log}
+	// Not with ctx: a cancelled restore still needs the connection, to stop its service.
+	conn, err := units.Dial(context.WithoutCancel(ctx), c.User)
+	if err != nil {
+		return worker, func() {} // what needs the manager says so
+	}
+	worker.Units = conn
+	if exe, err := os.Executable(); err == nil {
+		worker.Exe = exe
+	}
+	return worker, conn.Close
 }
 
 // repository is what every command but list needs to know of where to look.

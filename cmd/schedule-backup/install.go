@@ -14,8 +14,9 @@ import (
 	"sdbackup/systemd"
 )
 
-// enabled are the units that install-units enables and starts: the timers at boot, and a look at every change.
-var enabled = []string{"backup-timers.service", "backup-timers.path"}
+// enabled are the units that install-units enables and starts: the timers at boot, a look at every change, and, at boot, whatever a restore
+// in place has left.
+var enabled = []string{"backup-timers.service", "backup-timers.path", "backup-restore-recover.service"}
 
 type installUnits struct {
 	DryRun bool `short:"n" help:"Print the unit files, and change nothing."`

@@ -20,7 +20,10 @@ type Request struct {
 	Choice
 	Only   []string // paths from the module's directory, or as they were on the machine, or names of dumps; nil: everything
 	Target string   // "": a new folder in the working directory
-	Verify bool
+
+	InPlace bool   // where the module lives, in place of Target
+	As      string // as this module; "": as the one that was saved
+	Verify  bool
 
 	pick func(context.Context, *opened, Point) ([]part, error) // in place of Only; nil: what Only says
 	held bool                                                  // the caller has the module's lock
@@ -30,7 +33,7 @@ type Request struct {
 type Problem struct {
 	Text    string `json:"text"`
 	Remedy  string `json:"remedy,omitempty"`
-	InPlace bool   `json:"in_place,omitempty"` // only of one to where the module lives
+	InPlace bool   `json:"in_place,omitempty"` // only of one in place
 }
 
 // Plan is a restore that has been looked into. Close must be called of it; more often does no harm.
@@ -46,6 +49,9 @@ type Plan struct {
 	version    restic.Version
 	parts      []part
 	target     target
+	into       *config.Module // the module that it is to be; nil: none that is installed
+	added      string         // the file that will say of a new module
+	places     []place        // of a restore in place
 }
 
 // Close gives back what reading the repository took.
@@ -56,14 +62,25 @@ func (p *Plan) Close() {
 	}
 }
 
-// Blocked returns the problems that a restore into a new folder has.
+// Blocked returns the problems that this restore has.
 func (p *Plan) Blocked() []Problem {
+	if p.Request.InPlace {
+		return p.Problems
+	}
 	return slices.DeleteFunc(slices.Clone(p.Problems), func(q Problem) bool { return q.InPlace })
 }
 
 // Check looks into a restore without writing anything. What is wrong is in the plan, all of it; an error is a mistake of who asks, or that ctx is done.
 func (r *Restorer) Check(ctx context.Context, req Request) (*Plan, error) {
-	p := &Plan{Request: req, Problems: []Problem{}}
+	p := &Plan{Request: req, Problems: []Problem{}, into: req.Module}
+	if req.As != "" {
+		if err := r.checkAs(p); err != nil {
+			return nil, err
+		}
+	}
+	if req.InPlace && p.into == nil {
+		return nil, usage("restore it into a new folder, or --as a module that is configured", "%s is of no module that is installed, so it has no place", req.Label())
+	}
 	if err := r.checkRepository(ctx, p); err != nil {
 		var mistake *UsageError
 		if ctx.Err() != nil || errors.As(err, &mistake) {
@@ -75,11 +92,15 @@ func (r *Restorer) Check(ctx context.Context, req Request) (*Plan, error) {
 		}
 		p.problem(err)
 	}
-	if err := r.checkTarget(ctx, p); err != nil {
+	check := r.checkTarget
+	if req.InPlace {
+		check = r.checkPlaces
+	}
+	if err := check(ctx, p); err != nil {
 		p.Close()
 		return nil, err
 	}
-	p.Problems = append(p.Problems, r.checkModule(req.Module)...)
+	p.Problems = append(p.Problems, r.checkModule(p.into)...)
 	return p, nil
 }
 
@@ -126,21 +147,8 @@ func (r *Restorer) checkTarget(ctx context.Context, p *Plan) error {
 	if len(p.Point.Snapshots) == 0 {
 		return nil
 	}
-	if p.pick != nil {
-		p.parts, err = p.pick(ctx, p.repository, p.Point)
-	} else {
-		p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err != nil {
-		p.problem(err)
-		return nil
-	}
-	for _, one := range p.parts {
-		p.Files += one.has.Files
-		p.Bytes += one.has.Bytes
+	if ok, err := p.scan(ctx); !ok {
+		return err
 	}
 	if p.target.parent == "" || p.target.free == 0 && len(problems) > 0 {
 		return nil
@@ -155,8 +163,33 @@ func (r *Restorer) checkTarget(ctx context.Context, p *Plan) error {
 	return nil
 }
 
+// scan reads what is to be restored; false if that cannot be done, with an error when ctx is done.
+func (p *Plan) scan(ctx context.Context) (bool, error) {
+	var err error
+	if p.pick != nil {
+		p.parts, err = p.pick(ctx, p.repository, p.Point)
+	} else {
+		p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless)
+	}
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	if err != nil {
+		p.problem(err)
+		return false, nil
+	}
+	for _, one := range p.parts {
+		p.Files += one.has.Files
+		p.Bytes += one.has.Bytes
+	}
+	return true, nil
+}
+
 // short is a name for a folder.
 func (p *Plan) short() string {
+	if p.As != "" {
+		return p.As
+	}
 	if p.Module != nil {
 		return p.Module.ID
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"syscall"
 
-	"sdbackup/internal/config"
 	"sdbackup/internal/restic"
 )
 
@@ -38,11 +37,12 @@ type Comparison struct {
 	Same    Class `json:"same"`    // without names
 	New     Class `json:"new"`     // in the snapshot only
 	Changed Class `json:"changed"` // of another type, size, time, mode or owner
-	Gone    Class `json:"gone"`    // in the folders only; what was excluded from the backup, too
+	Gone    Class `json:"gone"`    // in the folders only
+	Kept    Class `json:"kept"`    // in the folders only, because the backup leaves it out
 }
 
 func newComparison() Comparison {
-	return Comparison{Same: Class{First: []string{}}, New: Class{First: []string{}}, Changed: Class{First: []string{}}, Gone: Class{First: []string{}}}
+	return Comparison{Same: Class{First: []string{}}, New: Class{First: []string{}}, Changed: Class{First: []string{}}, Gone: Class{First: []string{}}, Kept: Class{First: []string{}}}
 }
 
 // comparer compares nodes with what is on disk.
@@ -51,6 +51,7 @@ type comparer struct {
 	place   func(string) (disk string, ok bool) // of a path whose folder is not tracked; false: it is only on the way to what was saved
 	exact   bool                                // times of folders count, too
 	owners  bool
+	exclude restic.Exclusion
 	folders map[string]*folder // by their paths in the snapshot
 	result  Comparison
 }
@@ -74,10 +75,14 @@ func (o *opened) compareTarget(ctx context.Context, p part, target string, besid
 	return c.compare(ctx, o, p.ID)
 }
 
-// compareLive compares a snapshot with what is now where it was saved from.
-func (o *opened) compareLive(ctx context.Context, p part, m *config.Module) (Comparison, error) {
-	c := &comparer{selection: p.selection, place: livePlace(p.Paths, m.Directory), owners: os.Geteuid() == 0, folders: map[string]*folder{}, result: newComparison()}
-	return c.compare(ctx, o, p.ID)
+// compareLive compares a snapshot with what is now where it was saved from, or where it is to be put.
+func (p *Plan) compareLive(ctx context.Context, one part) (Comparison, error) {
+	c := &comparer{selection: one.selection, place: livePlace(one.Paths, p.into.Directory), owners: os.Geteuid() == 0, folders: map[string]*folder{}, result: newComparison()}
+	if p.Request.InPlace {
+		c.place = func(at string) (string, bool) { return p.livePath(at) }
+	}
+	c.exclude, _ = restic.NewExclusion(p.into.Exclude) // a bad one excludes nothing; a restore in place refuses it
+	return c.compare(ctx, p.repository, one.ID)
 }
 
 func (c *comparer) compare(ctx context.Context, o *opened, id string) (Comparison, error) {
@@ -186,7 +191,11 @@ func (c *comparer) leave(f *folder) {
 	}
 	for _, raw := range f.names {
 		for _, name := range raw {
+			kept := "" // a path that the backup leaves out, and all below it
 			_ = filepath.WalkDir(filepath.Join(f.disk, name), func(p string, d fs.DirEntry, err error) error {
+				if (kept == "" || !within(p, kept)) && c.exclude.Matches(p) {
+					kept = p
+				}
 				if err != nil {
 					return nil //nolint:nilerr // what cannot be looked at counts as one
 				}
@@ -194,7 +203,11 @@ func (c *comparer) leave(f *folder) {
 				if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
 					size = uint64(info.Size())
 				}
-				c.result.Gone.add(p, size)
+				if kept != "" && within(p, kept) {
+					c.result.Kept.add(p, size)
+				} else {
+					c.result.Gone.add(p, size)
+				}
 				return nil
 			})
 		}

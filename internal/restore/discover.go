@@ -248,7 +248,7 @@ func (r *Restorer) configured(d *config.Destination) []candidate {
 			return r.Config.Backups[b].Destination == d.ID && slices.Contains(r.Config.Backups[b].Modules, id)
 		})
 		if used && config.ValidID(m.Type) && config.ValidID(m.UUID) {
-			list = append(list, candidate{Repository: Repository{d, m.Type, m.UUID, m}})
+			list = append(list, candidate{Repository: Repository{Destination: d, Type: m.Type, UUID: m.UUID, Module: m}})
 		}
 	}
 	return list
@@ -280,7 +280,7 @@ func (r *Restorer) local(d *config.Destination, folder string) ([]candidate, err
 			if _, err := os.Stat(filepath.Join(path, "config")); errors.Is(err, os.ErrNotExist) {
 				continue
 			}
-			c := candidate{Repository: Repository{d, t.Name(), e.Name(), r.installed(t.Name(), e.Name())}}
+			c := candidate{Repository: Repository{Destination: d, Type: t.Name(), UUID: e.Name(), Module: r.installed(t.Name(), e.Name())}}
 			c.metadata = func(context.Context) (*run.Metadata, error) {
 				f, err := os.Open(path + ".json")
 				if err != nil {
@@ -334,7 +334,7 @@ func (r *Restorer) webdav(ctx context.Context, d *config.Destination) ([]candida
 			if slices.Contains(inside[i], entry{name: e.name + ".json"}) {
 				described = append(described, len(list))
 			}
-			list = append(list, candidate{Repository: Repository{d, t.name, e.name, r.installed(t.name, e.name)}})
+			list = append(list, candidate{Repository: Repository{Destination: d, Type: t.name, UUID: e.name, Module: r.installed(t.name, e.name)}})
 		}
 	}
 	each(len(described), func(i int) {

@@ -1,4 +1,4 @@
-// Package restore finds what can be restored and restores it, into a new folder and never over live data.
+// Package restore finds what can be restored and restores it: into a new folder, or where the module lives, by way of internal/exchange.
 //
 // A repository is reached as backups reach it, directly or through the gateway, but with a token that can only read. What belongs together
 // is a Point: the snapshot of a module's files and those of its dumps, which one run has saved. Before a byte is written, Check looks
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/units"
 )
 
 // Restorer restores from the destinations of a configuration.
@@ -23,6 +24,8 @@ type Restorer struct {
 	Getenv func(string) string
 	Now    func() time.Time
 	Log    *slog.Logger
+	Units  *units.Conn // nil: no service manager can be reached
+	Exe    string      // path of restore-backup, for a service
 }
 
 // parallel is how many repositories, or questions to a gateway, are under way at a time.

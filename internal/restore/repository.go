@@ -25,6 +25,8 @@ type Repository struct {
 	Destination *config.Destination
 	Type, UUID  string
 	Module      *config.Module // nil: no module that is installed
+
+	as string // the module that is to read it, when it is another one
 }
 
 // Name names the repository at its destination.
@@ -40,10 +42,15 @@ func (r Repository) Label() string {
 
 // module is the module, or one that stands for it where none is installed.
 func (r Repository) module() *config.Module {
+	m := &config.Module{ID: "restore", Type: r.Type, UUID: r.UUID}
 	if r.Module != nil {
-		return r.Module
+		m = r.Module
 	}
-	return &config.Module{ID: "restore", Type: r.Type, UUID: r.UUID}
+	if r.as != "" {
+		other := *m
+		other.ID, m = r.as, &other
+	}
+	return m
 }
 
 // Find finds the repository of MODULE or TYPE/UUID, whose UUID may be cut short. The destination and the backup may be "" where that leaves only one.

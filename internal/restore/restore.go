@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,7 +25,16 @@ type Result struct {
 	Run         string      `json:"run_id,omitempty"`
 	Time        time.Time   `json:"time"` // of the snapshot
 	Snapshots   []string    `json:"snapshots"`
-	Target      string      `json:"target"`
+	Target      string      `json:"target,omitempty"`
+	InPlace     bool        `json:"in_place,omitempty"`
+	Places      []string    `json:"places,omitempty"`      // what was put in place
+	Units       []string    `json:"units,omitempty"`       // that were stopped meanwhile, or would be
+	Kept        uint64      `json:"kept,omitempty"`        // files and folders that were taken over, because the backup leaves them out
+	Replaced    []string    `json:"replaced,omitempty"`    // where what was replaced is kept
+	RolledBack  bool        `json:"rolled_back,omitempty"` // the live data was touched, and is as it was
+	Warnings    []string    `json:"warnings,omitempty"`
+	As          string      `json:"as,omitempty"`
+	Added       string      `json:"added,omitempty"` // the file that was made for a new module
 	Dumps       string      `json:"dumps,omitempty"` // the folder of the dumps
 	Files       uint64      `json:"files"`
 	Bytes       uint64      `json:"bytes"`
@@ -55,9 +65,13 @@ func (p *Plan) result() Result {
 	if p.Module != nil {
 		r.Module = p.Module.ID
 	}
+	r.As, r.InPlace = p.As, p.Request.InPlace
+	for _, at := range p.places {
+		r.Places = append(r.Places, at.Live)
+	}
 	for _, one := range p.parts {
 		r.Snapshots = append(r.Snapshots, one.ID)
-		if one.Dump != "" {
+		if !r.InPlace && one.Dump != "" {
 			r.Dumps = dumpsIn(p.Target, p.parts)
 		}
 	}
@@ -68,14 +82,20 @@ func (p *Plan) result() Result {
 func (r *Restorer) DryRun(ctx context.Context, p *Plan) (Result, error) {
 	result := p.result()
 	result.DryRun = true
-	if p.Module == nil {
+	if p.into == nil || p.As != "" && !p.Request.InPlace {
 		return result, nil
+	}
+	if p.Request.InPlace && len(p.into.Units) > 0 {
+		var err error
+		if result.Units, err = r.Units.Running(ctx, p.into.Units); err != nil {
+			return result, err
+		}
 	}
 	for _, one := range p.parts {
 		if one.Dump != "" {
 			continue
 		}
-		live, err := p.repository.compareLive(ctx, one, p.Module)
+		live, err := p.compareLive(ctx, one)
 		if ctx.Err() != nil {
 			return result, context.Cause(ctx)
 		}
@@ -87,8 +107,11 @@ func (r *Restorer) DryRun(ctx context.Context, p *Plan) (Result, error) {
 	return result, nil
 }
 
-// Restore carries a plan out. With an error the result says what is there all the same; nothing is removed.
+// Restore carries a plan out. With an error the result says what is there all the same; nothing is removed, but what a restore in place made.
 func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)) (Result, error) {
+	if p.Request.InPlace {
+		return r.restoreInPlace(ctx, p, progress)
+	}
 	start := time.Now()
 	result := p.result()
 	unlock := r.lockModule(p)
@@ -99,6 +122,9 @@ func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)
 	}
 	if err == nil {
 		err = p.target.open()
+	}
+	if err == nil && p.added != "" {
+		err = r.addModule(p, &result)
 	}
 	result.Seconds = time.Since(start).Seconds()
 	result.Complete = err == nil
@@ -147,21 +173,55 @@ func (r *Restorer) lockModule(p *Plan) (unlock func()) {
 	return func() { held.Release() }
 }
 
+// goal is where parts go.
+type goal struct {
+	parts []part
+	dir   string   // of the files
+	dumps string   // the folder of the dumps
+	held  *os.File // or: what both are below, so that restic, too, finds that folder whatever its path leads to
+}
+
+// below is a path in the goal as restic finds it.
+func (g goal) below(path string) string {
+	if g.held == nil {
+		return path
+	}
+	return "/proc/self/fd/3" + strings.TrimPrefix(path, self(g.held))
+}
+
+// self is a path of an open file.
+func self(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
 // restore restores all parts.
 func (p *Plan) restore(ctx context.Context, result *Result, progress func(Progress)) error {
+	g := goal{parts: p.parts, dir: p.Target, dumps: result.Dumps}
 	before := uint64(0)
-	for _, one := range p.parts {
-		to := p.Target
+	if err := p.restoreTo(ctx, g, result, &before, progress); err != nil {
+		return err
+	}
+	verified, err := p.after(ctx, g, result, progress)
+	result.Verified = verified
+	return err
+}
+
+// restoreTo restores parts to where they go. Before is how many bytes have been restored, of all.
+func (p *Plan) restoreTo(ctx context.Context, g goal, result *Result, before *uint64, progress func(Progress)) error {
+	for _, one := range g.parts {
+		to := g.dir
 		if one.Dump != "" {
-			to = result.Dumps
+			to = g.dumps
 			if err := os.Mkdir(to, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 				return fmt.Errorf("make the folder of the dumps: %w", err)
 			}
 		}
-		done, err := p.repository.Restore(ctx, restic.RestoreOptions{
-			Snapshot: one.ID, Target: to, Paths: one.include, Verify: p.Verify, NoLock: p.repository.noLock, Version: p.version, Bytes: one.has.Bytes,
+		repository := p.repository.Repository
+		if g.held != nil {
+			repository.Inherit = []*os.File{g.held}
+		}
+		done, err := repository.Restore(ctx, restic.RestoreOptions{
+			Snapshot: one.ID, Target: g.below(to), Paths: one.include, Verify: p.Verify, NoLock: p.repository.noLock, Version: p.version, Bytes: one.has.Bytes,
 		}, func(q restic.RestoreProgress) {
-			progress(overall(before, one.has.Bytes, p.Bytes, q))
+			progress(overall(*before, one.has.Bytes, p.Bytes, q))
 		})
 		result.Errors, result.ErrorCount = append(result.Errors, done.Errors...), result.ErrorCount+done.ErrorCount
 		switch {
@@ -172,9 +232,9 @@ func (p *Plan) restore(ctx context.Context, result *Result, progress func(Progre
 		case err != nil:
 			return p.repository.explain(err)
 		}
-		before += one.has.Bytes
+		*before += one.has.Bytes
 	}
-	return p.after(ctx, result, progress)
+	return nil
 }
 
 func first(errs []string) string {
@@ -194,39 +254,39 @@ func overall(before, part, all uint64, q restic.RestoreProgress) Progress {
 	return Progress{Phase: "restore", Percent: percent, BytesDone: done, BytesTotal: all, Estimated: q.Estimated}
 }
 
-// after does what this restic has not done, and looks at everything again.
-func (p *Plan) after(ctx context.Context, result *Result, progress func(Progress)) error {
+// after does what this restic has not done, and looks at everything again; true if that was wanted and all is right.
+func (p *Plan) after(ctx context.Context, g goal, result *Result, progress func(Progress)) (bool, error) {
 	if !p.version.SkipsSecurity() || !p.version.KeepsSparse() {
 		progress(Progress{Phase: "finish", Percent: 100, BytesDone: p.Bytes, BytesTotal: p.Bytes})
-		failed := finish(ctx, p.Target, !p.version.SkipsSecurity(), !p.version.KeepsSparse())
+		failed := finish(ctx, g.top(), !p.version.SkipsSecurity(), !p.version.KeepsSparse())
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 		if len(failed) > 0 {
 			result.Errors, result.ErrorCount = append(result.Errors, failed...), result.ErrorCount+len(failed)
-			return fmt.Errorf("%d restored files could not be finished%s", len(failed), first(failed))
+			return false, fmt.Errorf("%d restored files could not be finished%s", len(failed), first(failed))
 		}
 	}
 	if !p.Verify {
-		return nil
+		return false, nil
 	}
 	progress(Progress{Phase: "verify", Percent: 100, BytesDone: p.Bytes, BytesTotal: p.Bytes})
 	var wrong []string
 	count := uint64(0)
-	for _, one := range p.parts {
-		to, beside := p.Target, []string{"lost+found"}
+	for _, one := range g.parts {
+		beside := []string{"lost+found"}
 		if one.Dump != "" {
 			continue // restic has compared its content, and nothing else of it was the module's
 		}
-		if result.Dumps != "" {
-			beside = append(beside, filepath.Base(result.Dumps))
+		if filepath.Dir(g.dumps) == g.dir {
+			beside = append(beside, filepath.Base(g.dumps))
 		}
-		c, err := p.repository.compareTarget(ctx, one, to, beside)
+		c, err := p.repository.compareTarget(ctx, one, g.dir, beside)
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		count += c.New.Count + c.Changed.Count + c.Gone.Count
 		for _, class := range []struct {
@@ -242,10 +302,17 @@ func (p *Plan) after(ctx context.Context, result *Result, progress func(Progress
 	}
 	if count > 0 {
 		result.Errors, result.ErrorCount = append(result.Errors, wrong...), result.ErrorCount+int(count)
-		return fmt.Errorf("%d files or folders are not as they are in the snapshot%s", count, first(wrong))
+		return false, fmt.Errorf("%d files or folders are not as they are in the snapshot%s", count, first(wrong))
 	}
-	result.Verified = true
-	return nil
+	return true, nil
+}
+
+// top is what all parts are below.
+func (g goal) top() string {
+	if g.held != nil {
+		return self(g.held) + "/."
+	}
+	return g.dir
 }
 
 // present counts the files below a folder and their bytes, of those that are not written wholly what is on disk.

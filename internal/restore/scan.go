@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -30,6 +31,8 @@ type counts struct {
 	reserved      string // a name that Windows' file systems do not take
 	clash         string // a path that differs from another one by case only
 	tops          map[string]bool
+	under         map[string]uint64 // bytes below each path that was saved
+	privileged    []restic.Node     // setuid, setgid and devices, the first of them
 }
 
 // scan reads what the point holds and finds the paths that were asked for.
@@ -66,6 +69,9 @@ func (o *opened) scan(ctx context.Context, p Point, wanted []string, m *config.M
 		err := o.Ls(ctx, s.ID, nil, func(n restic.Node) error {
 			if wanted, above := one.wants(n.Path); wanted || above {
 				one.has.count(n, wanted)
+				if wanted {
+					one.has.place(n, s.Paths)
+				}
 			}
 			if slices.Contains(one.paths, n.Path) {
 				present[n.Path] = true
@@ -135,6 +141,25 @@ func (p *counts) count(n restic.Node, wanted bool) {
 		p.Others++
 	}
 }
+
+// place counts a node where it is to be put in place.
+func (p *counts) place(n restic.Node, saved []string) {
+	if p.under == nil {
+		p.under = map[string]uint64{}
+	}
+	for _, s := range saved {
+		if n.Type == "file" && within(n.Path, s) {
+			p.under[s] += n.Size
+		}
+	}
+	device := n.Type == "dev" || n.Type == "chardev"
+	if (device || n.Type == "file" && n.Mode&(os.ModeSetuid|os.ModeSetgid) != 0) && len(p.privileged) < maxPrivileged {
+		p.privileged = append(p.privileged, n)
+	}
+}
+
+// maxPrivileged bounds what is remembered of files that give privileges.
+const maxPrivileged = 10000
 
 // dumpFolder is where dumps go, beside the files.
 const dumpFolder = "dumps"

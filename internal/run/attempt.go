@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/exchange"
 	"sdbackup/internal/lock"
 	"sdbackup/internal/module"
 	"sdbackup/internal/status"
@@ -81,6 +82,9 @@ func (j Job) failed(start time.Time, err error) Attempt {
 		r.RetentionDue = false
 	}
 	r.Outcome, r.Error, r.End = status.Failed, err.Error(), time.Now()
+	if errors.As(err, new(*exchange.InterruptedError)) {
+		r.Hint = "restore-backup recover " + j.Plan.Module
+	}
 	if errors.As(err, new(*gatewayError)) {
 		r.Retry, r.Hint = true, "is its socket there? systemctl enable --now backup-gateway.socket"
 	}
@@ -268,6 +272,9 @@ func (j Job) attempt(start time.Time, output []byte, exit int, death string) Att
 
 // prepare makes what only root can make for a module's user: the lock file, and the folder of a local repository.
 func prepare(job Job, paths config.Paths) error {
+	if err := exchange.Interrupted(paths, job.Plan.Module); err != nil {
+		return err
+	}
 	uid, gid := os.Getuid(), os.Getgid()
 	if uid == 0 {
 		u, err := module.LookupUser(job.Module.User, job.Module.Group)

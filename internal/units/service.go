@@ -42,6 +42,8 @@ type Service struct {
 	Stdin  *os.File // nil: /dev/null
 	Stdout *os.File // nil: the journal, where standard error always goes
 
+	StopPost    []string      // runs when the program has ended, however that was; ExecStopPost=
+	Unconfined  bool          // no sandbox: the service sees all file systems as they are
 	TimeoutStop time.Duration // from SIGTERM to SIGKILL; 0: 90 s
 	RuntimeMax  time.Duration // until it is stopped; 0: none
 }
@@ -151,6 +153,9 @@ func (s Service) properties(user bool, resolve func(string) string) ([]sd.Proper
 		property("TimeoutStartUSec", usecOrInfinity(s.RuntimeMax)),
 		property("StandardError", "journal"),
 		property("SyslogIdentifier", filepath.Base(s.Argv[0])),
+	}
+	if s.StopPost != nil {
+		list = append(list, property("ExecStopPostEx", []execution{{s.StopPost[0], s.StopPost, []string{"no-env-expand"}}}))
 	}
 	if s.BindsTo != "" {
 		// Without After=: a run is being activated as long as its modules run, and they would wait for its end.

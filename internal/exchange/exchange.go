@@ -1,0 +1,532 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sdbackup/internal/module"
+	"sdbackup/internal/restic"
+)
+
+const (
+	// StagePrefix begins the name of a stage, replacedPrefix that of one that is kept.
+	StagePrefix    = ".sdbackup-restore-"
+	replacedPrefix = ".sdbackup-replaced-"
+	// DumpsPrefix begins the name of the folder of dumps that a hook is given.
+	DumpsPrefix = ".sdbackup-dumps-"
+
+	maxNamed = 100
+)
+
+// Run makes the exchange that a journal has been written of. Whoever calls it holds the module's lock.
+func (s Store) Run(ctx context.Context, id string) (Outcome, error) {
+	j, err := s.Load(id)
+	if err == nil && (j == nil || j.State != Staging) {
+		err = fmt.Errorf("module %s has no restore that is ready", id)
+	}
+	if err != nil {
+		return Outcome{Module: id}, err
+	}
+	if err = s.forward(ctx, j); err != nil && j.State == Exchanging {
+		return s.back(ctx, j, err)
+	}
+	return s.end(j, err), err
+}
+
+// Recover undoes an exchange that was interrupted before it was committed, and removes what is left of one. Whoever calls it holds the
+// module's lock. Without a journal there is nothing to do.
+func (s Store) Recover(ctx context.Context, id string) (Outcome, error) {
+	j, err := s.Load(id)
+	if err != nil || j == nil {
+		return Outcome{Module: id}, err
+	}
+	if j.State == Exchanging {
+		out, err := s.back(ctx, j, errors.New("it was interrupted"))
+		if out.RolledBack {
+			err = nil // which is what was asked for
+		}
+		return out, err
+	}
+	return s.end(j, nil), nil
+}
+
+func (s Store) at(step string) {
+	if s.step != nil {
+		s.step(step)
+	}
+}
+
+// forward is the way to the commit.
+func (s Store) forward(ctx context.Context, j *Journal) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	excluded, err := restic.NewExclusion(j.Exclude)
+	if err != nil {
+		return err
+	}
+	if err := Sync(j.Stages); err != nil {
+		return err
+	}
+	if len(j.Units) > 0 {
+		if s.Manager == nil {
+			return errors.New("the units of the module cannot be stopped: no service manager can be reached")
+		}
+		if j.Stopped, err = s.Manager.Running(ctx, j.Units); err != nil {
+			return err
+		}
+	}
+	s.at("begin")
+	j.State = Exchanging
+	if err := s.Save(j); err != nil {
+		return err
+	}
+	s.at("noted")
+	if err := s.stop(ctx, j); err != nil {
+		return err
+	}
+	s.at("stopped")
+	times, err := j.plan(excluded)
+	if err != nil {
+		return err
+	}
+	if err := s.Save(j); err != nil {
+		return err
+	}
+	s.at("planned")
+	if err := s.rename(ctx, j, times); err != nil {
+		return err
+	}
+	if err := s.hook(ctx, j); err != nil {
+		return err
+	}
+	s.at("hooked")
+	if len(j.Stopped) > 0 {
+		if err := s.Manager.StartAll(ctx, j.Stopped); err != nil {
+			return fmt.Errorf("start the units of the module again: %w", err)
+		}
+	}
+	s.at("started")
+	if err := Sync(j.folders()); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	committed := *j
+	committed.State = Committed
+	if err := s.Save(&committed); err != nil {
+		return err
+	}
+	j.State = Committed
+	s.at("committed")
+	return nil
+}
+
+// stop stops the units that run, and sees that none is started by something else.
+func (s Store) stop(ctx context.Context, j *Journal) error {
+	if len(j.Stopped) == 0 {
+		return nil
+	}
+	if err := s.Manager.StopAll(ctx, j.Stopped); err != nil {
+		return fmt.Errorf("stop the units of the module: %w", err)
+	}
+	left, err := s.Manager.Running(ctx, j.Units)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%s was started again by something else", left[0])
+	}
+	return err
+}
+
+// plan finds out what is to be renamed. It changes nothing of the live data, and returns the times that folders of the new data are to have.
+func (j *Journal) plan(excluded restic.Exclusion) (map[string]int64, error) {
+	times := map[string]int64{}
+	for _, dir := range j.Stages {
+		if err := checkStage(dir); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range j.Roots {
+		mounts, err := MountsBelow(r.Live)
+		if err != nil {
+			return nil, err
+		}
+		if len(mounts) > 0 {
+			return nil, fmt.Errorf("something is mounted below %s: %s", r.Live, mounts[0])
+		}
+		if _, err := os.Lstat(r.Staged); err != nil {
+			return nil, fmt.Errorf("what is to become %s was not restored: %w", r.Live, err)
+		}
+		if err := j.keep(r, excluded, times); err != nil {
+			return nil, err
+		}
+		if r.Inside {
+			if err := j.inside(r); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		one := item{Live: r.Live, Staged: r.Staged}
+		if err := j.add(one); err != nil {
+			return nil, err
+		}
+	}
+	return times, nil
+}
+
+// add adds an item as it is now.
+func (j *Journal) add(one item) (err error) {
+	if one.Old, err = inode(one.Live); err != nil {
+		return err
+	}
+	if one.New == 0 {
+		if one.New, err = inode(one.Staged); err != nil {
+			return err
+		}
+	}
+	j.Items = append(j.Items, one)
+	return j.Note(filepath.Dir(one.Live))
+}
+
+// Note notes the time of a live folder in which something will be made or renamed.
+func (j *Journal) Note(dir string) (err error) {
+	if j.Times == nil {
+		j.Times = map[string]int64{}
+	}
+	if _, ok := j.Times[dir]; !ok {
+		j.Times[dir], err = mtime(dir)
+	}
+	return err
+}
+
+// inside adds what is in a folder that cannot be renamed itself.
+func (j *Journal) inside(r Root) error {
+	names := map[string]bool{}
+	for _, dir := range []string{r.Live, r.Staged} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			path := filepath.Join(r.Live, e.Name())
+			if e.Name() != "lost+found" && !slices.Contains(j.Stages, path) && (j.Dumps == nil || j.Dumps.Live != path) {
+				names[e.Name()] = true
+			}
+		}
+	}
+	for name := range names {
+		one := item{Live: filepath.Join(r.Live, name), Staged: filepath.Join(r.Staged, name)}
+		at := slices.IndexFunc(j.Moves, func(m move) bool { return m.From == one.Live })
+		if at >= 0 { // it will have been moved
+			one.New = j.Moves[at].Inode
+			j.Items = append(j.Items, one)
+			continue
+		}
+		if err := j.add(one); err != nil {
+			return err
+		}
+	}
+	var both [2]attribute
+	for i, dir := range []string{r.Live, r.Staged} {
+		f, err := openFolder(dir)
+		if err != nil {
+			return err
+		}
+		both[i], err = f.attributes()
+		f.close()
+		if err != nil {
+			return fmt.Errorf("read the attributes of %s: %w", dir, err)
+		}
+	}
+	if before, ok := j.Times[r.Live]; ok { // a stage was made in it since
+		both[0].MTime = before
+	}
+	j.Tops = append(j.Tops, top{r.Live, both[0], both[1]})
+	return nil
+}
+
+// keep finds what the backup leaves out of the live data, and makes room for it in the new one.
+func (j *Journal) keep(r Root, excluded restic.Exclusion, times map[string]int64) error {
+	if _, err := os.Lstat(r.Live); errors.Is(err, fs.ErrNotExist) || excluded.IsZero() {
+		return nil
+	}
+	return filepath.WalkDir(r.Live, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if slices.Contains(j.Stages, path) || path != r.Live && j.Dumps != nil && path == j.Dumps.Live {
+			return fs.SkipDir
+		}
+		if !excluded.Matches(path) {
+			return nil
+		}
+		rel, err := filepath.Rel(r.Live, path)
+		if err != nil {
+			return err
+		}
+		room, err := r.room(rel, times)
+		if err != nil {
+			return fmt.Errorf("make room for %s: %w", path, err)
+		}
+		if !room { // both have it: nobody can tell which is wanted
+			j.Retain = true
+			if len(j.Kept.Both) < maxNamed {
+				j.Kept.Both = append(j.Kept.Both, path)
+			}
+		} else {
+			m := move{From: path, To: filepath.Join(r.Staged, rel)}
+			if m.Inode, err = inode(path); err != nil {
+				return err
+			}
+			if err := j.Note(filepath.Dir(path)); err != nil {
+				return err
+			}
+			j.Moves = append(j.Moves, m)
+			j.Kept.Count++
+			if len(j.Kept.First) < maxNamed {
+				j.Kept.First = append(j.Kept.First, path)
+			}
+		}
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+// room makes the folders above a path in the new data as they are in the live data; false if something is in the way.
+func (r Root) room(rel string, times map[string]int64) (bool, error) {
+	if rel == "." {
+		return false, nil
+	}
+	dir := filepath.Dir(rel)
+	var missing []string
+	for at := dir; ; at = filepath.Dir(at) {
+		info, err := os.Lstat(filepath.Join(r.Staged, at))
+		if err == nil && !info.IsDir() {
+			return false, nil
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		missing = append(missing, at)
+		if at == "." {
+			return false, nil
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(r.Staged, rel)); err == nil {
+		return false, nil
+	}
+	note := func(staged, like string) (err error) {
+		if _, ok := times[staged]; !ok {
+			times[staged], err = mtime(like)
+		}
+		return err
+	}
+	for _, at := range slices.Backward(missing) {
+		above, staged, live := filepath.Join(r.Staged, filepath.Dir(at)), filepath.Join(r.Staged, at), filepath.Join(r.Live, at)
+		if err := errors.Join(note(above, above), makeLike(staged, live), note(staged, live)); err != nil {
+			return false, err
+		}
+	}
+	folder := filepath.Join(r.Staged, dir)
+	return true, note(folder, folder)
+}
+
+// rename makes the new data the live one.
+func (s Store) rename(ctx context.Context, j *Journal, times map[string]int64) error {
+	for _, m := range j.Moves {
+		if err := rename(m.From, m.To, unix.RENAME_NOREPLACE); err != nil {
+			return err
+		}
+		s.at("moved")
+	}
+	for dir, t := range times {
+		if err := setMTime(dir, t); err != nil {
+			return err
+		}
+	}
+	for i, t := range j.Tops { // moves change the time of the staged folder
+		root := j.Roots[slices.IndexFunc(j.Roots, func(r Root) bool { return r.Live == t.Path })]
+		if want, ok := times[root.Staged]; ok {
+			j.Tops[i].New.MTime = want
+		}
+	}
+	for _, one := range j.Items {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := one.swap(false); err != nil {
+			return err
+		}
+		s.at("exchanged")
+	}
+	for _, t := range j.Tops {
+		if err := t.New.apply(t.Path); err != nil {
+			return err
+		}
+		s.at("attributed")
+	}
+	return Sync(j.folders())
+}
+
+// folders are those in which something is renamed.
+func (j *Journal) folders() []string {
+	var dirs []string
+	for _, r := range j.Roots {
+		if r.Inside {
+			dirs = append(dirs, r.Live)
+		} else {
+			dirs = append(dirs, filepath.Dir(r.Live))
+		}
+	}
+	return append(dirs, j.Stages...)
+}
+
+// hook makes the application take what was restored.
+func (s Store) hook(ctx context.Context, j *Journal) error {
+	if j.Dumps != nil {
+		if err := rename(j.Dumps.Staged, j.Dumps.Live, unix.RENAME_NOREPLACE); err != nil {
+			return fmt.Errorf("hand over the dumps: %w", err)
+		}
+	}
+	if j.Hook == nil {
+		return nil
+	}
+	return module.Hook{Name: "restore-state", Argv: j.Hook, Directory: j.Directory, User: j.User, Group: j.Group, Env: j.Env, Log: s.Log}.Run(ctx)
+}
+
+// back puts the live data back as it was, starts the units again, and says why.
+func (s Store) back(ctx context.Context, j *Journal, cause error) (Outcome, error) {
+	ctx = context.WithoutCancel(ctx)
+	out := Outcome{Module: j.Module, Stopped: j.Stopped, Error: cause.Error()}
+	fail := func(err error) (Outcome, error) {
+		err = fmt.Errorf("%w; and the live data could not be put back: %w", cause, err)
+		out.Error = err.Error()
+		return out, err
+	}
+	// It may say "committed" on a disk that did not take all of it.
+	j.State = Exchanging
+	if err := s.Save(j); err != nil {
+		return fail(err)
+	}
+	restart := len(j.Stopped) > 0 && j.Boot == BootID()
+	if restart && s.Manager == nil {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("no service manager can be reached to start what ran before: %v", j.Stopped))
+		restart = false
+	}
+	if restart {
+		if err := s.Manager.StopAll(ctx, j.Stopped); err != nil {
+			return fail(fmt.Errorf("stop the units of the module: %w", err))
+		}
+	}
+	s.at("back")
+	if err := s.undo(j); err != nil {
+		return fail(err)
+	}
+	s.at("undone")
+	if restart {
+		if err := s.Manager.StartAll(ctx, j.Stopped); err != nil {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("the live data is as it was, but its units could not be started again: %v", err))
+		}
+	}
+	s.at("restarted")
+	j.State = Undone
+	if err := s.Save(j); err != nil {
+		return fail(err)
+	}
+	s.at("noted as undone")
+	ended := s.end(j, cause)
+	out.RolledBack, out.Warnings = true, append(out.Warnings, ended.Warnings...)
+	return out, cause
+}
+
+// undo renames everything back.
+func (s Store) undo(j *Journal) error {
+	var errs []error
+	for _, t := range slices.Backward(j.Tops) {
+		errs = append(errs, t.Old.apply(t.Path))
+		s.at("top undone")
+	}
+	for _, one := range slices.Backward(j.Items) {
+		errs = append(errs, one.undo())
+		s.at("item undone")
+	}
+	for _, m := range slices.Backward(j.Moves) {
+		errs = append(errs, m.undo())
+		s.at("move undone")
+	}
+	for dir, t := range j.Times {
+		errs = append(errs, setMTime(dir, t))
+	}
+	for _, t := range j.Tops {
+		errs = append(errs, t.Old.apply(t.Path))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return Sync(j.folders())
+}
+
+// end removes what is not needed any more, and the journal.
+func (s Store) end(j *Journal, cause error) Outcome {
+	out := Outcome{Module: j.Module, Committed: j.State == Committed, RolledBack: j.State == Undone, Stopped: j.Stopped, Kept: j.Kept.Count}
+	if cause != nil {
+		out.Error = cause.Error()
+	}
+	var errs []error
+	if j.Dumps != nil {
+		errs = append(errs, removeTree(j.Dumps.Live))
+	}
+	for _, dir := range j.Stages {
+		if j.State != Committed || !j.Retain {
+			errs = append(errs, removeTree(dir))
+			s.at("removed")
+			continue
+		}
+		kept := filepath.Join(filepath.Dir(dir), replacedPrefix+j.Module+"-"+j.Time.UTC().Format("20060102T150405Z"))
+		err := rename(dir, kept, unix.RENAME_NOREPLACE)
+		if !errors.Is(err, fs.ErrNotExist) { // else an earlier call has done it
+			errs = append(errs, err)
+		}
+		s.at("kept")
+		out.Retained = append(out.Retained, kept)
+	}
+	times := j.Times
+	if j.State == Committed {
+		times = map[string]int64{}
+		for _, t := range j.Tops {
+			times[t.Path] = t.New.MTime
+		}
+	}
+	for dir, t := range times {
+		if err := setMTime(dir, t); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		err = s.remove(j)
+	}
+	s.at("ended")
+	if err != nil {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("not everything that the restore needs no more could be removed: %v", err))
+	}
+	return out
+}
+
+// NewJournal returns a journal of nothing yet.
+func NewJournal(id string, now time.Time) *Journal {
+	return &Journal{Module: id, State: Staging, Boot: BootID(), Time: now}
+}

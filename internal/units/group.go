@@ -1,0 +1,63 @@
+package units
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// draws are the properties of a unit that name what stops with it, or starts it: org.freedesktop.systemd1(5).
+var draws = []string{"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "TriggeredBy"}
+
+// Running returns which of the units run, together with those units that run and would be stopped with them, or would start them again.
+func (c *Conn) Running(ctx context.Context, names []string) ([]string, error) {
+	var running []string
+	seen := map[string]bool{}
+	for queue := slices.Clone(names); len(queue) > 0; queue = queue[1:] {
+		name := queue[0]
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		v, err := c.property(ctx, unitPath(name), unitIface, "ActiveState")
+		if err != nil {
+			return nil, fmt.Errorf("ask for the state of %s: %w", name, err)
+		}
+		if state, _ := v.Value().(string); state == "active" || state == "activating" || state == "reloading" {
+			running = append(running, name)
+		}
+		for _, property := range draws {
+			v, err := c.property(ctx, unitPath(name), unitIface, property)
+			if err != nil {
+				return nil, fmt.Errorf("ask for %s of %s: %w", property, name, err)
+			}
+			more, _ := v.Value().([]string)
+			queue = append(queue, more...)
+		}
+	}
+	return running, nil
+}
+
+// StopAll stops units and waits until they are stopped.
+func (c *Conn) StopAll(ctx context.Context, names []string) error {
+	return c.all(ctx, names, func(name string) error { return c.stop(ctx, forever, name) })
+}
+
+// StartAll starts units and waits until they are started.
+func (c *Conn) StartAll(ctx context.Context, names []string) error {
+	return c.all(ctx, names, func(name string) error { return c.Start(ctx, name) })
+}
+
+func (c *Conn) all(ctx context.Context, names []string, f func(string) error) error {
+	errs := make([]error, len(names))
+	each(ctx, len(names), func(i int) {
+		if err := f(names[i]); err != nil {
+			errs[i] = fmt.Errorf("%s: %w", names[i], err)
+		}
+	})
+	return errors.Join(append(errs, ctx.Err())...)
+}
+
+// RestoreServiceName is the name of the service that puts restored data of a module in its place.
+func RestoreServiceName(module string) string { return "restore-backup-" + module + serviceSuffix }
