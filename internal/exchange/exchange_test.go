@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sdbackup/internal/config"
 )
 
 // tree is everything below a folder, with the times of folders.
@@ -308,6 +310,31 @@ func die(dir string) {
 	if _, err := run(context.Background(), "m"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+}
+
+// As long as nothing was put right, the data may not be used.
+func TestInterrupted(t *testing.T) {
+	s := newScene(t, t.TempDir())
+	paths := config.Paths{State: s.dir + "/state"}
+	s.store.step = func(at string) {
+		err := Interrupted(paths, "m")
+		if before := at == "begin" || at == "committed" || at == "removed" || at == "ended"; (err == nil) != before {
+			t.Errorf("at %q: Interrupted = %v", at, err)
+		}
+	}
+	if err := Interrupted(paths, "m"); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.store.Run(t.Context(), "m"); err != nil {
+		t.Error(err)
+	}
+	s.write("state/restore/m.journal", "torn", 1)
+	if err := Interrupted(paths, "m"); err == nil {
+		t.Error("a damaged journal does no harm")
+	}
+	if _, err := s.store.Recover(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), "read the journal of a restore") {
+		t.Errorf("Recover = %v", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"sdbackup/internal/atomicfile"
 	"sdbackup/internal/config"
+	"sdbackup/internal/module"
 )
 
 // checkAs looks at the module that the restored one is to be.
@@ -87,6 +88,15 @@ func (r *Restorer) addModule(p *Plan, result *Result) error {
 		include = append(include, quoteTOML(strings.TrimPrefix(s, "/")))
 	}
 	fmt.Fprintf(text, "include = [%s]\n", strings.Join(include, ", "))
+	if p.Module != nil && os.Geteuid() == 0 { // which could not enter it
+		u, err := module.LookupUser(p.Module.User, p.Module.Group)
+		if err == nil {
+			err = os.Lchown(p.Target, int(u.UID), int(u.GID))
+		}
+		if err != nil {
+			return fmt.Errorf("everything is restored, but its folder was not given to the module's user: %w", err)
+		}
+	}
 	if err := writeNew(p.added, []byte(text.String())); err != nil {
 		return fmt.Errorf("everything is restored, but module %s was not made: %w", p.As, err)
 	}
