@@ -52,7 +52,7 @@ func (c *command) Run(ctx context.Context, env *cli.Env) error {
 	cfg := config.Load(paths.Config, units.CheckProperty)
 	runner := &run.Runner{
 		Config: cfg, Paths: paths, Store: status.Store{Dir: paths.State},
-		Log: env.Log, Now: env.Now, Getenv: env.Getenv, Init: c.Init,
+		Log: env.Log, Now: env.Now, Getenv: env.Getenv, Version: cli.Version(), Init: c.Init,
 		Next:   schedule.New(paths, env.Log).Next,
 		Status: func(line string) { journal.Notify("STATUS=" + line) },
 	}

@@ -640,6 +640,7 @@ func (l *loader) references() {
 			}
 		}
 	}
+	l.nodeCopies()
 	first := map[string]string{}
 	for _, id := range l.ModuleIDs() {
 		m := l.Modules[id]

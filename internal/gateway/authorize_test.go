@@ -96,6 +96,7 @@ func TestAuthorizeWebDAV(t *testing.T) {
 	files := map[[2]string]bool{
 		{"", ""}: true, {"archive", own}: true, {"archive", own + "/config"}: true, {"archive", own + "/data/01"}: true, {"archive", own + ".json"}: true,
 		{"archive", ""}: false, {"archive", "dokuwiki"}: false, {"archive", other}: false, {"archive", other + ".json"}: false,
+		{"archive", "node-backup-0b55ea4c-0f6a-4c4e-9f0a-6d8f3f1c2a11.tar.gz.gpg"}: false,
 		{"archive", own + ".json/x"}: false, {"archive", own + "x"}: false, {"bucket", own}: false, {"archive", config.HoldingArea}: false,
 		{"archive", config.HoldingArea + "/2026-11-20/" + own}: false,
 	}

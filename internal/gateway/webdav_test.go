@@ -73,6 +73,20 @@ func TestWebDAV(t *testing.T) {
 				t.Errorf("config = %q", got)
 			}
 
+			// A node's copy is the node's alone.
+			const nodeCopy = "/archive/node-backup-0b55ea4c-0f6a-4c4e-9f0a-6d8f3f1c2a11.tar.gz.gpg"
+			f.dav(201, node, "PUT", nodeCopy, "sealed")
+			for _, login := range []string{module, f.as("wiki1", token.All, own), f.as("wiki1", token.Read, own), f.as("wiki3", token.Add)} {
+				for _, method := range []string{"GET", "HEAD", "PROPFIND", "PUT", "DELETE", "COPY", "MOVE"} {
+					f.dav(403, login, method, nodeCopy, "", "Destination", "/archive/"+own+"/x")
+				}
+				f.rest(404, login, "GET", nodeCopy, "")
+				f.rest(403, login, "GET", nodeCopy+"/config", "")
+			}
+			if got := f.dav(200, node, "GET", nodeCopy, ""); got != "sealed" {
+				t.Errorf("the node's copy = %q", got)
+			}
+
 			// Folders, moving and copying; and where they lead.
 			f.dav(201, node, "MKCOL", "/archive/a%20folder/", "")
 			f.dav(201, node, "PUT", "/archive/a%20folder/f", "one")

@@ -35,6 +35,7 @@ const (
 	RetentionFailed  = "fc76c674690cde59afb958f2d191bb98"
 	StaleLockRemoved = "91d8c1046c4d840df6000d73437f5e22"
 	HookFailed       = "bac7e37b206a170bef8483fe1f718019"
+	NodeCopyFailed   = "5b0f8d6f2c0e4d2fa3b7a4c19e6d7f10"
 	TimersReconciled = "c5f2e0b430dc42c45d5e15948a3bd4a4"
 )
 

@@ -48,6 +48,14 @@ type Copy struct {
 	Files       []File       // configuration and secrets, sorted by path
 	Credentials []Credential // sorted by name
 	Records     []Record     // of internal/status, sorted by name
+
+	passphrase Content // that Plan is to put in place; nil: it is not known
+}
+
+// WithPassphrase returns the copy with the passphrase that opens it, which a Plan of it then puts where the configuration wants it.
+func (c Copy) WithPassphrase(passphrase []byte) Copy {
+	c.passphrase = passphrase
+	return c
 }
 
 // Manifest says what a copy is of. It holds no secret and no time.
@@ -165,7 +173,29 @@ func (c *Copy) sort() {
 }
 
 // FileName is the name of a node's copy at a destination.
-func FileName(uuid string) string { return "node-backup-" + uuid + ".tar.gz.gpg" }
+func FileName(uuid string) string { return namePrefix + uuid + nameSuffix }
+
+// StagedName is the name of one that is being written, or was: where a destination cannot replace a file at once, the new one is there in
+// whole by this name before the old one goes. So one of the two is always whole.
+func StagedName(uuid string) string { return namePrefix + uuid + stagedSuffix }
+
+const (
+	namePrefix   = "node-backup-"
+	nameSuffix   = ".tar.gz.gpg"
+	stagedSuffix = ".new" + nameSuffix
+)
+
+// ParseFileName returns whose copy a file is by its name; false: it is none.
+func ParseFileName(name string) (uuid string, staged, ok bool) {
+	rest, ok := strings.CutPrefix(name, namePrefix)
+	if !ok {
+		return "", false, false
+	}
+	if uuid, staged = strings.CutSuffix(rest, stagedSuffix); !staged {
+		uuid, ok = strings.CutSuffix(rest, nameSuffix)
+	}
+	return uuid, staged, ok && uuidPattern.MatchString(uuid)
+}
 
 // NodeUUID is what a node is known by: what the configuration says, or else a UUID made from machine-id(5) the way of
 // sd_id128_get_machine_app_specific(3), which is the same after every reboot and does not give the machine ID away.

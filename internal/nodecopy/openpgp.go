@@ -1,6 +1,7 @@
 package nodecopy
 
 import (
+	"bufio"
 	"bytes"
 	"crypto"
 	"crypto/aes"
@@ -89,13 +90,22 @@ func Decrypt(r io.Reader, passphrase []byte) (Copy, error) {
 	return decompress(literal)
 }
 
+// Sniff tells whether what a reader has next looks like an OpenPGP message, binary or as text: neither JSON nor TOML begins so.
+func Sniff(r *bufio.Reader) bool {
+	start, _ := r.Peek(len(armour))
+	return len(start) > 0 && tagOf(start[0]) != 0 || string(start) == armour
+}
+
+// armour begins a message that is text, RFC 4880, section 6.2.
+const armour = "-----BEGIN PGP "
+
 // split takes a message apart and judges its frame, which needs no passphrase: so a file that is cut is told from a wrong passphrase,
 // and no hostile file makes us derive a key at any cost.
 func split(data []byte) (keys []*packet.SymmetricKeyEncrypted, sealed *packet.OpaquePacket, err error) {
 	if len(data) == 0 {
 		return nil, nil, ErrTruncated
 	}
-	if bytes.HasPrefix(data, []byte("-----BEGIN PGP ")) {
+	if bytes.HasPrefix(data, []byte(armour)) {
 		return nil, nil, foreign("it is text; make it binary with gpg --dearmor")
 	}
 	switch tagOf(data[0]) {

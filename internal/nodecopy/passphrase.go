@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec" //nolint:depguard // systemd-creds is started here as in internal/destination, and nothing else is
+	"os/exec"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -26,6 +26,14 @@ const credsTimeout = 30 * time.Second
 func Passphrase(ctx context.Context, node config.Node, getenv func(string) string) ([]byte, error) {
 	return passphraseOf(ctx, node, func(name string) (module.Secret, error) { return module.FindCredential(name, getenv) })
 }
+
+// ReadPassphrase reads the passphrase from a file, or from a credential where the file is "".
+func ReadPassphrase(ctx context.Context, file, credential string, getenv func(string) string) ([]byte, error) {
+	return Passphrase(ctx, config.Node{PassphraseFile: file, PassphraseCredential: credential}, getenv)
+}
+
+// CheckPassphrase tells why a passphrase, as somebody typed it, cannot be one.
+func CheckPassphrase(passphrase []byte) error { return checkPassphrase(passphrase) }
 
 func passphraseOf(ctx context.Context, node config.Node, find findCredential) (data []byte, err error) {
 	switch {

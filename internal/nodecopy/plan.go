@@ -144,6 +144,7 @@ func (p *planner) plan() (Plan, error) {
 	}
 	p.credentials(left)
 	p.secrets(left)
+	p.placePassphrase(left)
 	p.layerFiles()
 	after, err := p.after()
 	if err != nil {
@@ -327,6 +328,7 @@ func (p *planner) secrets(cfg *config.Config) {
 		switch {
 		case known && !wanted:
 			p.leaveOut(f.Path, "no destination that is written needs it")
+		case wanted && cfg.Node.PassphraseFile != "" && f.Path == filepath.Clean(cfg.Node.PassphraseFile) && p.passphrase != nil: // placePassphrase does
 		case !wanted || cfg.Node.PassphraseFile != "" && f.Path == filepath.Clean(cfg.Node.PassphraseFile):
 			p.leaveOut(f.Path, "nothing in the configuration names it")
 		case !p.allowed(f.Path):
@@ -337,6 +339,36 @@ func (p *planner) secrets(cfg *config.Config) {
 			p.add(f.Path, f.Data, f.Mode&publicMode|secretMode, false, 0o755)
 		}
 	}
+}
+
+// placePassphrase plans the passphrase where a configuration wants it, so that the next copy is made with it, too.
+func (p *planner) placePassphrase(cfg *config.Config) {
+	path, name := cfg.Node.PassphraseFile, cfg.Node.PassphraseCredential
+	if p.passphrase == nil || path == "" && name == "" {
+		return
+	}
+	if path == "" {
+		if p.paths.User {
+			p.leaveOut("credential "+name, "credentials are the system's; root can write it")
+			return
+		}
+		for _, store := range p.stores {
+			if there := filepath.Join(store, "credstore.encrypted", name); exists(there) {
+				p.leaveOut("credential "+name, "there is an encrypted one here already, %s", there)
+				return
+			}
+		}
+		path = filepath.Join(p.stores[0], "credstore", name)
+	}
+	if path = filepath.Clean(path); !p.allowed(path) {
+		p.leaveOut(path, "it is not in a folder that may be written to")
+		return
+	}
+	data := append(bytes.Clone(p.passphrase), '\n')
+	if old, _, err := readFile(path); err == nil && bytes.Equal(bytes.TrimSuffix(old, []byte("\n")), p.passphrase) {
+		data = old // without a line end it says the same
+	}
+	p.add(path, data, secretMode, true, 0o700)
 }
 
 func (p *planner) allowed(path string) bool {

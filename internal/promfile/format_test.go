@@ -67,6 +67,10 @@ func samples() map[string]Sample {
 	checked := FromRecords("1", "Nightly to the archive", success, modules(wiki, &mail), false, next)
 	checked.HasCheck, checked.Check, checked.Checks = true, run(status.Failed), modules(
 		&status.Module{Result: status.Result{Outcome: status.Success}}, &status.Module{Result: status.Result{Outcome: status.Failed}})
+	copied, uncopied := *success, *run(status.Partial)
+	copied.NodeCopy = &status.NodeCopy{Outcome: status.Success, Written: true, Time: night.Add(2 * time.Second)}
+	copied.LastNodeCopy = copied.NodeCopy.Time
+	uncopied.NodeCopy, uncopied.LastNodeCopy = &status.NodeCopy{Outcome: status.Failed, Error: "no space"}, night.Add(-24*time.Hour)
 	unchecked := checked
 	unchecked.Check, unchecked.Checks = nil, nil
 	// wiki1 was restored well from this backup and badly since, and mail1 from another one only.
@@ -86,6 +90,8 @@ func samples() map[string]Sample {
 		"mistaken":    mistaken,
 		"checked":     checked,
 		"unchecked":   unchecked,
+		"copied":      FromRecords("1", "Nightly to the archive", &copied, modules(wiki, &mail), false, next),
+		"uncopied":    FromRecords("1", "Nightly to the archive", &uncopied, modules(wiki, &mail), false, next),
 		"first-run":   FromRecords("1", "Nightly to the archive", nil, nil, true, next),
 		"success":     FromRecords("1", "Nightly to the archive", success, modules(wiki, &mail), false, next),
 		"failed":      FromRecords("1", "Nightly to the archive", run(status.Failed), modules(wiki, &broken), false, next),
@@ -243,7 +249,7 @@ func FuzzLabels(f *testing.F) {
 	f.Add("", "{}=,", strings.Repeat("long ", 100_000))
 	f.Add("# HELP", " \t", "\xed\xa0\x80\\n")
 	f.Fuzz(func(t *testing.T, id, module, name string) {
-		sample := samples()["success"]
+		sample := samples()["copied"]
 		sample.ID, sample.Name = id, name
 		sample.Modules = map[string]*status.Module{module: sample.Modules["wiki1"]}
 		families := parse(t, format(t, sample))

@@ -51,6 +51,19 @@ var backupMetrics = []metric[Sample]{
 		"node_backup_next_run_timestamp_seconds", "When the backup's timer elapses next, its random delay not included.",
 		gauge, func(s Sample) (float64, bool) { return timestamp(s.NextRun) },
 	},
+	{
+		"node_backup_node_copy_status", "Whether the destination has the copy of the node's configuration as it was at the last run: 0 it could not be written, 1 it has.",
+		gauge, func(s Sample) (float64, bool) {
+			if s.NodeCopy == nil {
+				return 0, false
+			}
+			return verdict(s.NodeCopy.Outcome), true
+		},
+	},
+	{
+		"node_backup_node_copy_last_success_timestamp_seconds", "When the destination was last known to have the copy of the node's configuration as it was.",
+		gauge, func(s Sample) (float64, bool) { return timestamp(s.LastNodeCopy) },
+	},
 }
 
 var checkMetrics = []metric[Sample]{

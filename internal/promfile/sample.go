@@ -17,6 +17,9 @@ type Sample struct {
 	NextRun     time.Time // zero: not known, or there is none
 	Modules     map[string]*status.Module
 
+	NodeCopy     *status.NodeCopy // nil: none is wanted, or nothing is known
+	LastNodeCopy time.Time        // zero: none on record
+
 	HasCheck bool
 	Check    *status.Backup // the record of its check; nil: none ended
 	Checks   map[string]*status.Module
@@ -61,6 +64,7 @@ func FromRecords(id, name string, rec *status.Backup, modules map[string]*status
 		s.LastRun = rec.LastRun.Start
 		s.LastSuccess = rec.LastSuccess
 		s.Duration = rec.LastRun.End.Sub(rec.LastRun.Start)
+		s.NodeCopy, s.LastNodeCopy = rec.NodeCopy, rec.LastNodeCopy
 	}
 	return s
 }

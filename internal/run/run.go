@@ -36,6 +36,7 @@ type Runner struct {
 	Now    func() time.Time
 	Getenv func(string) string
 
+	Version  string                                            // of this program, for the node's copy
 	Init     bool                                              // missing repositories may be made although the records know them
 	Next     func(context.Context, *config.Backup) time.Time   // next elapse of its timer; zero: unknown
 	Leftover func(ctx context.Context, backup string) error    // stops what a dead run left behind
@@ -82,7 +83,11 @@ func (r *Runner) Backup(ctx context.Context, id string) (status.Run, error) {
 
 	problem := r.problem(b)
 	if problem == nil {
+		run.NodeCopy = r.copyNode(ctx, log, b)
 		run.Modules, run.Outcome = r.saveModules(ctx, log, b, run.ID)
+		if run.NodeCopy != nil && run.NodeCopy.Outcome == status.Failed {
+			run.Outcome = status.Worst(run.Outcome, status.Partial)
+		}
 	} else {
 		run.Outcome = status.Failed
 		run.Error = problem.Error()

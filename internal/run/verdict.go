@@ -64,6 +64,9 @@ func summary(run status.Run) string {
 			line += fmt.Sprintf(", %d %s", n, part.words)
 		}
 	}
+	if run.NodeCopy != nil && run.NodeCopy.Outcome == status.Failed {
+		line += "; the copy of the node's configuration was not written"
+	}
 	return line
 }
 

@@ -106,6 +106,7 @@ func (s Store) Backup(backup string) (*Backup, error) {
 		if rec.LastRun.ID == "" {
 			rec.LastRun = run
 		}
+		rec.takeNodeCopy(run)
 		if isSuccess(run.Outcome) {
 			rec.LastSuccess = run.End
 		}
@@ -142,13 +143,33 @@ func (s Store) End(run Run) error {
 		}
 	}
 	rec := Backup{LastRun: run}
+	rec.takeNodeCopy(run)
 	if old, err := s.Backup(run.Backup); err == nil {
 		rec.LastSuccess = old.LastSuccess
+		if rec.NodeCopy == nil && run.Error != "" { // the run did not get that far
+			rec.NodeCopy = old.NodeCopy
+		}
+		if rec.NodeCopy != nil && rec.LastNodeCopy.IsZero() {
+			rec.LastNodeCopy = old.LastNodeCopy
+		}
 	}
 	if isSuccess(run.Outcome) {
 		rec.LastSuccess = run.End
 	}
 	return s.write(rec, "status", run.Backup+".json")
+}
+
+// takeNodeCopy takes over what a run says of the node's copy, of the newest first.
+func (b *Backup) takeNodeCopy(run Run) {
+	if run.NodeCopy == nil {
+		return
+	}
+	if b.NodeCopy == nil {
+		b.NodeCopy = run.NodeCopy
+	}
+	if run.NodeCopy.Outcome == Success && b.LastNodeCopy.IsZero() {
+		b.LastNodeCopy = run.NodeCopy.Time
+	}
 }
 
 // path returns the path of a record. An ID comes from a person's command line too: it must not lead out of the folder, and

@@ -9,7 +9,7 @@ type Outcome string
 const (
 	Unknown  Outcome = "unknown"  // nothing ended yet
 	Success  Outcome = "success"  // saved, retention included
-	Partial  Outcome = "partial"  // saved but for some unreadable files, and on-partial = "warn"
+	Partial  Outcome = "partial"  // saved but for some unreadable files, and on-partial = "warn"; of a run, also: but for the node's copy
 	Conflict Outcome = "conflict" // the module, or the backup, stayed locked to the end
 	Failed   Outcome = "failed"
 )
@@ -121,7 +121,16 @@ type Run struct {
 	Outcome      Outcome   `json:"outcome"`
 	Error        string    `json:"error,omitempty"` // why there was nothing to iterate: bad configuration, killed, ...
 	Modules      []Brief   `json:"modules,omitempty"`
-	Due          time.Time `json:"due,omitzero"` // of a drill: when, as its schedule was then, the next one comes
+	Due          time.Time `json:"due,omitzero"`        // of a drill: when, as its schedule was then, the next one comes
+	NodeCopy     *NodeCopy `json:"node_copy,omitempty"` // nil: none was to be written, or the run did not get that far
+}
+
+// NodeCopy is what became of the copy of the node's configuration at a run's destination.
+type NodeCopy struct {
+	Outcome Outcome   `json:"outcome"`           // Success: it is there as it should be; or Failed
+	Error   string    `json:"error,omitempty"`   // one sentence, without secrets
+	Written bool      `json:"written,omitempty"` // false: there was no need to
+	Time    time.Time `json:"time"`
 }
 
 // Brief is what a Run keeps of each module.
@@ -137,6 +146,9 @@ type Brief struct {
 type Backup struct {
 	LastRun     Run       `json:"last_run"`
 	LastSuccess time.Time `json:"last_success,omitzero"`
+
+	NodeCopy     *NodeCopy `json:"node_copy,omitempty"`     // of the last run that got that far
+	LastNodeCopy time.Time `json:"last_node_copy,omitzero"` // when it was last there as it should be
 }
 
 // Running is the record running/<backup>.json, there from the start of a run until its verdict is on disk.
