@@ -109,7 +109,7 @@ func (c *add) Run(ctx context.Context, env *cli.Env, root *command) error {
 		return explain(err)
 	}
 	r.Provider = c.Provider
-	if tty := terminal(env); tty != nil && once(standardInput, c.RcloneConfig, c.SecretFile, c.PasswordFile) == nil {
+	if tty := cli.Terminal(env); tty != nil && once(standardInput, c.RcloneConfig, c.SecretFile, c.PasswordFile) == nil {
 		if err := c.ask(ctx, env, &r); err != nil {
 			return explain(err)
 		}
@@ -128,7 +128,7 @@ func (c *add) Run(ctx context.Context, env *cli.Env, root *command) error {
 
 // ask asks on a terminal for the secrets that no flag gives.
 func (c *add) ask(ctx context.Context, env *cli.Env, r *destination.Request) (err error) {
-	tty := terminal(env)
+	tty := cli.Terminal(env)
 	what, needed := destination.SecretOf(c.Provider)
 	if what != "" && r.Secret == "" && (needed || r.Parameters["username"] != "") {
 		optional := ""

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/destination"
+	"sdbackup/internal/nodecopy"
 )
 
 type export struct {
@@ -66,20 +69,27 @@ func (c *export) Run(ctx context.Context, env *cli.Env, root *command) error {
 }
 
 type importer struct {
-	File       string `arg:"" name:"file" help:"The document; - reads standard input." predictor:"file"`
-	Credential bool   `help:"Keep the secrets as credentials, encrypted by systemd-creds, not in files."`
+	File                 string   `arg:"" name:"file" help:"The document, or a copy of a node; - reads standard input." predictor:"file"`
+	IDs                  []string `arg:"" optional:"" name:"id" help:"Only these destinations of it."`
+	Credential           bool     `help:"Keep the secrets as credentials, encrypted by systemd-creds, not in files."`
+	PassphraseFile       string   `xor:"passphrase" predictor:"file" placeholder:"FILE" help:"Of a copy of a node: file with its passphrase. Default: it is asked for."`
+	PassphraseCredential string   `xor:"passphrase" placeholder:"NAME" help:"Or: name of a systemd credential with it."`
+	JSON                 bool     `help:"Print JSON."`
 }
 
 // Help implements kong.HelpProvider.
 func (*importer) Help() string {
-	return `A destination that is there already, by its UUID, is skipped. When one cannot be added, none is.
+	return `A destination that is there already, by its UUID, is skipped. Of a document, when one cannot be added, none is. Of a copy of a node,
+node-backup-UUID.tar.gz.gpg, those whose ID is taken are reported and the others added; it exits with 1 then.
 
-Example:
+Examples:
 
-  age -d destinations.json.age | backup-destination import -`
+  age -d destinations.json.age | backup-destination import -
+
+  backup-destination import node-backup-0b55ea4c-0f6a-4c4e-9f0a-6d8f3f1c2a11.tar.gz.gpg cloud`
 }
 
-// Run adds the destinations of a document.
+// Run adds the destinations of a document, or of a copy of a node.
 func (c *importer) Run(ctx context.Context, env *cli.Env, root *command) error {
 	store, err := root.store(env)
 	if err != nil {
@@ -94,18 +104,67 @@ func (c *importer) Run(ctx context.Context, env *cli.Env, root *command) error {
 		defer f.Close()
 		in = f
 	}
-	doc, err := destination.ReadDocument(in)
+	doc, err := c.read(ctx, env, in)
 	if err != nil {
+		return explain(err)
+	}
+	if doc, err = doc.Only(c.IDs); err != nil {
 		return explain(err)
 	}
 	done, err := store.Import(ctx, doc, c.Credential)
 	if err != nil {
 		return explain(err)
 	}
-	fmt.Fprintf(env.Stdout, "imported: %s\nskipped: %s\n", or(strings.Join(done.Added, ", "), none), or(strings.Join(done.Skipped, ", "), none))
+	if c.JSON {
+		err = cli.JSON(env.Stdout, map[string]any{"imported": done.Added, "skipped": done.Skipped, "left_out": done.LeftOut, "files": append([]string{}, done.Files...)})
+	} else {
+		_, err = fmt.Fprintf(env.Stdout, "imported: %s\nskipped: %s\n", or(strings.Join(done.Added, ", "), none), or(strings.Join(done.Skipped, ", "), none))
+	}
 	if len(done.Files) > 0 {
 		fmt.Fprintf(env.Stderr, "the destinations are in %s\n", strings.Join(done.Files, ", "))
 	}
 	tellLoads(env, done.Loads...)
-	return nil
+	errs := []error{err}
+	for _, l := range done.LeftOut {
+		errs = append(errs, fmt.Errorf("destination %s is not imported: %s", l.ID, l.Reason))
+	}
+	if len(done.LeftOut) > 0 {
+		errs = append(errs, fmt.Errorf("%d imported, %d skipped, %d left out", len(done.Added), len(done.Skipped), len(done.LeftOut)))
+	}
+	return errors.Join(errs...)
+}
+
+// read reads a document or a copy, whichever it is.
+func (c *importer) read(ctx context.Context, env *cli.Env, in io.Reader) (destination.Document, error) {
+	b := bufio.NewReader(in)
+	if !nodecopy.Sniff(b) {
+		if c.PassphraseFile != "" || c.PassphraseCredential != "" {
+			return destination.Document{}, mistake("only a copy of a node takes a passphrase, and this is none")
+		}
+		return destination.ReadDocument(b)
+	}
+	passphrase, err := c.passphrase(ctx, env)
+	if err != nil {
+		return destination.Document{}, err
+	}
+	copied, err := nodecopy.Decrypt(b, passphrase)
+	if err != nil {
+		return destination.Document{}, err
+	}
+	return destination.FromNode(copied)
+}
+
+func (c *importer) passphrase(ctx context.Context, env *cli.Env) ([]byte, error) {
+	if c.PassphraseFile != "" || c.PassphraseCredential != "" {
+		return nodecopy.ReadPassphrase(ctx, c.PassphraseFile, c.PassphraseCredential, env.Getenv)
+	}
+	tty := cli.Terminal(env)
+	if tty == nil || c.File == standardInput {
+		return nil, mistake("there is no terminal to ask for the passphrase at; want --passphrase-file or --passphrase-credential")
+	}
+	text, err := cli.AskSecret(ctx, env, tty, "passphrase of the copy: ")
+	if err != nil {
+		return nil, err
+	}
+	return []byte(text), nodecopy.CheckPassphrase([]byte(text))
 }

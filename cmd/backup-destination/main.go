@@ -10,7 +10,7 @@
 //	backup-destination [...] validate [--timeout=DURATION] [--json] [ID...]
 //	backup-destination [...] undelete ID [--day=DAY|--all] [--repository=TYPE/UUID] [--dry-run] [--json]
 //	backup-destination [...] export --output=FILE|--plain [ID...]
-//	backup-destination [...] import [--credential] FILE|-
+//	backup-destination [...] import [--credential] [--json] FILE|- [ID...]
 //
 // It exits with 0 when all was done; 1 when something failed, and for validate when a destination cannot be used; 2 when the command line
 // or the configuration is wrong.
@@ -36,7 +36,7 @@ type command struct {
 	Validate validate `cmd:"" help:"Try whether backups can go to the destinations: list, create, read and delete a probe object."`
 	Undelete undelete `cmd:"" help:"List what was deleted and is still kept, or put it back."`
 	Export   export   `cmd:"" help:"Write destinations, with their secrets, as a document for import."`
-	Import   importer `cmd:"" name:"import" help:"Add the destinations of a document that are not there yet."`
+	Import   importer `cmd:"" name:"import" help:"Add the destinations of a document, or of a copy of a node, that are not there yet."`
 }
 
 func main() {

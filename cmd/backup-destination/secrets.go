@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-
-	"golang.org/x/term"
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/destination"
@@ -69,47 +66,13 @@ func once(files ...string) error {
 	return nil
 }
 
-// terminal returns the terminal that standard input is, nil when it is none.
-func terminal(env *cli.Env) *os.File {
-	f, ok := env.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil
-	}
-	return f
-}
-
 // ask asks for a secret without showing it.
 func ask(ctx context.Context, env *cli.Env, tty *os.File, question string) (destination.Secret, error) {
-	fd := int(tty.Fd())
-	before, err := term.GetState(fd)
-	if err != nil {
+	text, err := cli.AskSecret(ctx, env, tty, question)
+	if err != nil || text == "" {
 		return "", err
 	}
-	fmt.Fprint(env.Stderr, question)
-	type answer struct {
-		text []byte
-		err  error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		text, err := term.ReadPassword(fd)
-		answers <- answer{text, err}
-	}()
-	select {
-	case a := <-answers:
-		fmt.Fprintln(env.Stderr)
-		if a.err != nil && !errors.Is(a.err, io.EOF) {
-			return "", a.err
-		}
-		if len(a.text) == 0 {
-			return "", nil
-		}
-		return destination.ParseSecret(a.text)
-	case <-ctx.Done(): // the reader stays where it is, but the terminal must show again what is typed
-		_ = term.Restore(fd, before)
-		fmt.Fprintln(env.Stderr)
-		return "", context.Cause(ctx)
-	}
+	return destination.ParseSecret([]byte(text))
 }
 
 // askTwice asks for a new secret; an empty answer is one, too.

@@ -9,6 +9,7 @@
 //	restore-backup [...] drill MODULE [--sample SIZE|all] [--json]
 //	restore-backup [...] mount MODULE|TYPE/UUID FOLDER
 //	restore-backup [...] recover [MODULE] [--json]
+//	restore-backup [...] node FILE|- | --destination ID [--node UUID|NAME] [--overwrite] [--ignore-mistakes] [--dry-run] [--yes] [--json]
 //
 // It exits with 0 when all was done; 1 when something failed; 2 when the command line or the configuration is wrong; 3 when the drill is
 // already running.
@@ -35,6 +36,7 @@ type command struct {
 	Browse  browse     `cmd:"" help:"List the files of a snapshot, or print one."`
 	Drill   drill      `cmd:"" help:"Restore a sample of a module for practice, and record whether it is good."`
 	Mount   mount      `cmd:"" help:"Show all snapshots in a folder, by FUSE, until it is interrupted."`
+	Node    node       `cmd:"" help:"Make a bare machine the node again that a copy of a configuration is of."`
 	Recover recovering `cmd:"" help:"Put right a restore in place that was interrupted. This happens by itself, also at boot."`
 
 	Exchange exchanging `cmd:"" hidden:"" help:"Do the part of a restore in place that changes what is live."`

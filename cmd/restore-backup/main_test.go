@@ -12,10 +12,10 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"restore-backup": main})
 }
 
-// TestScripts runs testdata/script with module-backup as it is built.
+// TestScripts runs testdata/script with module-backup and run-backup as they are built.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script", Setup: clitest.Setup(t, "../module-backup"),
+		Dir: "testdata/script", Setup: clitest.Setup(t, "../module-backup", "../run-backup"),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits, "here": clitest.Here},
 	})
 }

@@ -17,6 +17,32 @@ import (
 type Document struct {
 	Version      int        `json:"version"`
 	Destinations []Exported `json:"destinations"`
+
+	LeftOut []Reason `json:"-"` // what a copy of a node has and cannot be imported
+	partial bool     // a destination whose ID is taken keeps no other from being imported
+}
+
+// Reason is why a destination is not imported.
+type Reason struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+}
+
+// Only returns the document with these destinations alone; with no IDs, all of it.
+func (doc Document) Only(ids []string) (Document, error) {
+	if len(ids) == 0 {
+		return doc, nil
+	}
+	var errs []error
+	for _, id := range ids {
+		if !slices.ContainsFunc(doc.Destinations, func(e Exported) bool { return e.ID == id }) &&
+			!slices.ContainsFunc(doc.LeftOut, func(r Reason) bool { return r.ID == id }) {
+			errs = append(errs, usage("", "there is no destination %s in it", id))
+		}
+	}
+	doc.Destinations = slices.DeleteFunc(slices.Clone(doc.Destinations), func(e Exported) bool { return !slices.Contains(ids, e.ID) })
+	doc.LeftOut = slices.DeleteFunc(slices.Clone(doc.LeftOut), func(r Reason) bool { return !slices.Contains(ids, r.ID) })
+	return doc, errors.Join(errs...)
 }
 
 // documentVersion is that of the format.
@@ -108,6 +134,7 @@ func ReadDocument(r io.Reader) (Document, error) {
 type Imported struct {
 	Added   []string
 	Skipped []string // IDs in the document of what is there already
+	LeftOut []Reason // of a copy of a node: what stands for another place here, or lacks a secret
 	Files   []string
 	Loads   []string // credentials that backup-gateway.service must load
 }
@@ -119,6 +146,10 @@ func (s *Store) Import(ctx context.Context, doc Document, credential bool) (Impo
 	var errs []error
 	for i, e := range doc.Destinations {
 		d, err := e.stored(credential)
+		if err != nil && doc.partial {
+			doc.LeftOut = append(slices.Clone(doc.LeftOut), Reason{e.ID, strings.ReplaceAll(err.Error(), "\n", "; ")})
+			continue
+		}
 		if err != nil {
 			label := e.ID
 			if !config.ValidID(label) {
@@ -142,7 +173,7 @@ func (s *Store) Import(ctx context.Context, doc Document, credential bool) (Impo
 	defer unlock()
 	cfg := s.load()
 	known := s.uuids(ctx, cfg)
-	result := Imported{Added: []string{}, Skipped: []string{}}
+	result := Imported{Added: []string{}, Skipped: []string{}, LeftOut: append([]Reason{}, doc.LeftOut...)}
 	var changes []change
 	files := map[string][]byte{}
 	var changed []string
@@ -155,7 +186,10 @@ func (s *Store) Import(ctx context.Context, doc Document, credential bool) (Impo
 			errs = append(errs, usage("", "destination %s is in the document twice; take one of them out", d.id))
 			continue
 		}
-		if err := s.unnamed(cfg, d.id); err != nil {
+		if err := s.unnamed(cfg, d.id); err != nil && doc.partial {
+			result.LeftOut = append(result.LeftOut, Reason{d.id, err.Error()})
+			continue
+		} else if err != nil {
 			errs = append(errs, fmt.Errorf("%w; nothing was imported", err))
 			continue
 		}

@@ -625,3 +625,76 @@ retention = 7
 	}
 	equal(t, "files", n.states(p), "new 0600 /etc/a\nnew 0644 /etc/sdbackup/b.toml")
 }
+
+// The passphrase goes where the configuration wants it, with everything else or not at all.
+func TestPlanPlacesPassphrase(t *testing.T) {
+	const file = "etc/sdbackup/secret/passphrase"
+	n := newNode(t)
+	n.fill()
+	c := n.collect().WithPassphrase([]byte(passphrase))
+	n.bare()
+	p := mustPlan(t, c, n)
+	if want := "new 0600 /" + file; !strings.Contains(n.states(p), want) {
+		t.Fatalf("files:\n%s\nwant %s", n.states(p), want)
+	}
+	for _, q := range p.Problems {
+		if strings.Contains(q.Key, "passphrase") {
+			t.Errorf("problem %v", q)
+		}
+	}
+	if err := p.Apply(t.Context()); err != nil || n.read(file) != passphrase+"\n" {
+		t.Fatalf("Apply: %v; the file holds %q", err, n.read(file))
+	}
+	n.write(file, passphrase, 0o400) // without a line end it says the same
+	if p := mustPlan(t, c, n); !strings.Contains(n.states(p), "same 0600 /"+file) {
+		t.Errorf("files:\n%s", n.states(p))
+	}
+	n.write(file, "another", 0o600)
+	p = mustPlan(t, c, n)
+	if err := p.Apply(t.Context()); !errors.As(err, new(*DiffersError)) || n.read(file) != "another" {
+		t.Errorf("over another one: %v", err)
+	}
+	p.Overwrite = true
+	if err := p.Apply(t.Context()); err != nil || n.read(file) != passphrase+"\n" || n.read(file+".replaced") != "another" {
+		t.Errorf("with Overwrite: %v, %q", err, n.read(file))
+	}
+
+	for i, f := range c.Files {
+		if strings.HasSuffix(f.Path, "/node.toml") {
+			c.Files[i].Data = []byte(strings.ReplaceAll(string(f.Data), n.path(file), "/root/elsewhere"))
+		}
+	}
+	if p := mustPlan(t, c, n); strings.Contains(n.states(p), "elsewhere") || !strings.Contains(n.left(p), "/root/elsewhere: it is not in a folder that may be written to") {
+		t.Errorf("files:\n%s\nleft out:\n%s", n.states(p), n.left(p))
+	}
+}
+
+func TestPlanPlacesPassphraseCredential(t *testing.T) {
+	n := newNode(t)
+	n.fill()
+	n.write("etc/sdbackup/node.toml", "[node]\nuuid = \""+nodeUUID+"\"\npassphrase-credential = \"node-passphrase\"\n", 0o644)
+	c := n.collect().WithPassphrase([]byte(passphrase))
+	n.bare()
+	if p := mustPlan(t, c, n); !strings.Contains(n.states(p), "new 0600 /etc/credstore/node-passphrase") {
+		t.Errorf("files:\n%s", n.states(p))
+	}
+	n.write("etc/credstore.encrypted/node-passphrase", "x", 0o600)
+	if p := mustPlan(t, c, n); strings.Contains(n.states(p), "node-passphrase") || !strings.Contains(n.left(p), "there is an encrypted one here already") {
+		t.Errorf("files:\n%s\nleft out:\n%s", n.states(p), n.left(p))
+	}
+}
+
+func TestFileNames(t *testing.T) {
+	for name, want := range map[string]string{
+		FileName(nodeUUID): nodeUUID + " false true", StagedName(nodeUUID): nodeUUID + " true true",
+	} {
+		if uuid, staged, ok := ParseFileName(name); fmt.Sprintf("%s %v %v", uuid, staged, ok) != want {
+			t.Errorf("ParseFileName(%q) = %q, %v, %v", name, uuid, staged, ok)
+		}
+	}
+	for _, name := range []string{"", "node-backup-.tar.gz.gpg", "node-backup-../x.tar.gz.gpg", "x" + FileName(nodeUUID), FileName(nodeUUID) + "x", FileName(strings.ToUpper(nodeUUID))} {
+		if _, _, ok := ParseFileName(name); ok {
+			t.Errorf("ParseFileName(%q) is ok", name)
+		}
+	}
+}
