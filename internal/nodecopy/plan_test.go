@@ -698,3 +698,14 @@ func TestFileNames(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseFileName(f *testing.F) {
+	f.Add(FileName(nodeUUID))
+	f.Add(StagedName(nodeUUID))
+	f.Fuzz(func(t *testing.T, name string) {
+		uuid, staged, ok := ParseFileName(name)
+		if ok && (staged && StagedName(uuid) != name || !staged && FileName(uuid) != name || strings.Contains(name, "/")) {
+			t.Errorf("ParseFileName(%q) = %q, %v", name, uuid, staged)
+		}
+	})
+}

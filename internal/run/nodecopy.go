@@ -178,7 +178,7 @@ func (n *nodeCopyNote) markOf(c nodecopy.Copy, passphrase []byte) ([]byte, error
 		return nil, err
 	}
 	h := hmac.New(sha256.New, key)
-	io.WriteString(h, c.Manifest.Node.UUID+" "+c.Digest())
+	fmt.Fprint(h, c.Manifest.Node.UUID, " ", c.Digest())
 	return h.Sum(nil), nil
 }
 

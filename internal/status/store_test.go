@@ -300,3 +300,38 @@ func TestWorst(t *testing.T) {
 		}
 	}
 }
+
+// What is known of the node's copy outlives a run that did not get that far, and ends with one that was to write none.
+func TestNodeCopyOnRecord(t *testing.T) {
+	s := Store{Dir: t.TempDir()}
+	at := func(n int64) time.Time { return time.Unix(n, 0).UTC() }
+	good := &NodeCopy{Outcome: Success, Time: at(1)}
+	bad := &NodeCopy{Outcome: Failed, Error: "no space", Time: at(2)}
+	for i, step := range []struct {
+		run    Run
+		status Outcome // "": none is known
+		last   time.Time
+	}{
+		{Run{ID: "1", Outcome: Success, NodeCopy: good}, Success, at(1)},
+		{Run{ID: "2", Outcome: Partial, NodeCopy: bad}, Failed, at(1)},
+		{Run{ID: "3", Outcome: Failed, Error: "killed"}, Failed, at(1)},
+		{Run{ID: "4", Outcome: Success}, "", time.Time{}},
+		{Run{ID: "5", Outcome: Partial, NodeCopy: bad}, Failed, time.Time{}},
+	} {
+		step.run.Backup = "b"
+		if err := s.End(step.run); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := s.Backup("b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Outcome
+		if rec.NodeCopy != nil {
+			got = rec.NodeCopy.Outcome
+		}
+		if got != step.status || !rec.LastNodeCopy.Equal(step.last) {
+			t.Errorf("after run %d the copy is %q, last there at %v; want %q, %v", i+1, got, rec.LastNodeCopy, step.status, step.last)
+		}
+	}
+}

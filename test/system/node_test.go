@@ -122,7 +122,9 @@ ask() { curl -s -o /dev/null -w '%{http_code} ' "$@"; }
 	h.write("/etc/sdbackup/rescue.rclone.conf", "[cloud]\ntype = alias\nremote = "+cloud+"\n", 0o600)
 	h.write(rescuePassword, password+"\n", 0o600)
 	h.must("systemctl", "start", "backup-gateway.socket")
-	bare := func() string { return h.must("sh", "-c", "cd /etc && find sdbackup credstore -type f 2>/dev/null | sort") }
+	bare := func() string {
+		return h.must("sh", "-c", "cd /etc && find sdbackup credstore -type f 2>/dev/null | sort")
+	}
 	before := bare()
 	h.write("/root/wrong", "wrong\n", 0o600)
 	h.must("sh", "-c", "head -c 300 "+cloud+"/backups/"+nodeFile+" > /root/cut; head -c 5000 /dev/urandom > /root/foreign")
