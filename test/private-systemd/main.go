@@ -9,7 +9,8 @@
 // wrote to the tree was in memory. Only the folders given with --bind are the real ones. There is no network but lo.
 //
 // It boots in about a second, since it has next to nothing to start: the tree's own enabled units, fstab, journal,
-// timers' stamps and sdbackup configuration are left out, see tree.go. Any number may run at the same time.
+// timers' stamps and sdbackup configuration are left out, see tree.go. Any number may run at the same time, also one in another: the tree
+// as it was is at /run/host/root inside, read-only.
 //
 // It needs root, overlayfs, and the right to make namespaces, which an unprivileged container does not give.
 package main
@@ -42,6 +43,7 @@ type options struct {
 // bind is a folder of the caller's that is to be seen at the same path inside.
 type bind struct {
 	Path     string
+	From     string // "": the same; else without what is mounted below it
 	ReadOnly bool
 }
 

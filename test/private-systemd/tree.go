@@ -75,6 +75,9 @@ func inside(argument string) error {
 			return err
 		}
 	}
+	if err := bindInto(root, bind{Path: treeAt, From: p.Tree, ReadOnly: true}); err != nil {
+		return err
+	}
 	if err := bindNotify(root, p); err != nil {
 		return err
 	}
@@ -220,12 +223,22 @@ func makeDevices(root string) error {
 	return mount("tmpfs", dev+"/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
 }
 
-// bindInto shows a folder of the caller's at the same path.
+// treeAt is where the tree is seen as it was, for another machine to be booted from it in this one: the root is an overlay, and the kernel
+// stacks only two of these.
+const treeAt = "/run/host/root"
+
+// bindInto shows a folder of the caller's, at the same path unless it says from where.
 func bindInto(root string, b bind) error {
 	if err := os.MkdirAll(root+b.Path, 0o755); err != nil {
 		return err
 	}
-	if err := mount(b.Path, root+b.Path, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	flags := uintptr(unix.MS_BIND | unix.MS_REC)
+	if b.From == "" {
+		b.From = b.Path
+	} else {
+		flags = unix.MS_BIND
+	}
+	if err := mount(b.From, root+b.Path, "", flags, ""); err != nil {
 		return err
 	}
 	if !b.ReadOnly {
