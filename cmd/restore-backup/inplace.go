@@ -34,8 +34,9 @@ type recovering struct {
 
 // Help implements kong.HelpProvider.
 func (*recovering) Help() string {
-	return `What was interrupted before the end is undone: what was live is live again, and the units that were stopped are started, unless the
-machine was started anew since. After the end, only what was replaced is removed. It may be interrupted, and run again.
+	return `What was interrupted before the end is undone: what was live is live again. Units of the module that run are stopped meanwhile, and those
+that ran before are started, unless the machine was started anew since. After the end, only what was replaced is removed. It may be
+interrupted, and run again.
 
 Example:
 

@@ -421,23 +421,32 @@ func (s Store) back(ctx context.Context, j *Journal, cause error) (Outcome, erro
 	if err := s.Save(j); err != nil {
 		return fail(err)
 	}
-	restart := len(j.Stopped) > 0 && j.Boot == BootID()
-	if restart && s.Manager == nil {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("no service manager can be reached to start what ran before: %v", j.Stopped))
-		restart = false
+	var restart []string
+	if j.Boot == BootID() { // else the boot starts them: at boot we are waited for, and must not wait for them
+		restart = j.Stopped
 	}
-	if restart {
-		if err := s.Manager.StopAll(ctx, j.Stopped); err != nil {
+	switch {
+	case s.Manager != nil && len(j.Units) > 0:
+		// They may have been started meanwhile, also in another boot.
+		running, err := s.Manager.Running(ctx, j.Units)
+		if err == nil {
+			restart = append(running, slices.DeleteFunc(slices.Clone(restart), func(name string) bool { return slices.Contains(running, name) })...)
+			err = s.Manager.StopAll(ctx, restart)
+		}
+		if err != nil {
 			return fail(fmt.Errorf("stop the units of the module: %w", err))
 		}
+	case len(restart) > 0:
+		out.Warnings = append(out.Warnings, fmt.Sprintf("no service manager can be reached to start what ran before: %v", restart))
+		restart = nil
 	}
 	s.at("back")
 	if err := s.undo(j); err != nil {
 		return fail(err)
 	}
 	s.at("undone")
-	if restart {
-		if err := s.Manager.StartAll(ctx, j.Stopped); err != nil {
+	if len(restart) > 0 {
+		if err := s.Manager.StartAll(ctx, restart); err != nil {
 			out.Warnings = append(out.Warnings, fmt.Sprintf("the live data is as it was, but its units could not be started again: %v", err))
 		}
 	}

@@ -203,10 +203,16 @@ func Interrupted(paths config.Paths, module string) error {
 	return &InterruptedError{module, err}
 }
 
-// BootID names this boot.
+// BootID names this boot, of a container, too: the kernel of one goes on when it is started anew, but its first process does not.
 func BootID() string {
-	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(data))
+	kernel, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	first, _ := os.ReadFile("/proc/1/stat")
+	began := ""
+	// proc_pid_stat(5): the name is in brackets and may hold anything; the start time is the 20th field after it.
+	if fields := strings.Fields(string(first[bytes.LastIndexByte(first, ')')+1:])); len(fields) >= 20 {
+		began = fields[19]
+	}
+	return strings.TrimSpace(string(kernel)) + " " + began
 }
 
 // Lock takes a module's lock, unless this process was started with it as its standard input, as a service is.
