@@ -199,9 +199,9 @@ func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
 		forget()
 		return nil, fmt.Errorf("reach destination %s: %w", d.ID, err)
 	}
-	if err := os.MkdirAll(o.CacheDir, 0o700); err != nil {
+	if err := module.PrepareCache(o.CacheDir, module.User{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}); err != nil {
 		forget()
-		return nil, fmt.Errorf("make restic's cache folder: %w", err)
+		return nil, err
 	}
 	if prefix, local := d.Local(); local && !d.Gateway {
 		if _, err := os.Stat(prefix); err != nil {

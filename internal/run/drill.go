@@ -84,6 +84,9 @@ func MakeDrillFolder(paths config.Paths, module string) (string, error) {
 	if err := os.MkdirAll(paths.Cache, 0o755); err != nil {
 		return "", fmt.Errorf("make the folder of caches: %w", err)
 	}
+	if err := os.Chmod(paths.Cache, 0o755); err != nil { // whatever the umask: users must get through to their own
+		return "", fmt.Errorf("make the folder of caches: %w", err)
+	}
 	folder := drillFolder(paths, module)
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return "", fmt.Errorf("make the folder of the drill: %w", err)

@@ -24,6 +24,7 @@ const (
 	unitIface    = busName + ".Unit"
 	timerIface   = busName + ".Timer"
 	serviceIface = busName + ".Service"
+	socketIface  = busName + ".Socket"
 	properties   = "org.freedesktop.DBus.Properties"
 )
 

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // draws are the properties of a unit that name what stops with it, or starts it: org.freedesktop.systemd1(5).
 var draws = []string{"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "TriggeredBy"}
 
-// Running returns which of the units run, together with those units that run and would be stopped with them, or would start them again.
+// Running returns which of the units run, together with those units that run and would be stopped with them, or would start them again, and
+// the services of a socket's connections.
 func (c *Conn) Running(ctx context.Context, names []string) ([]string, error) {
 	var running []string
 	seen := map[string]bool{}
@@ -35,8 +37,31 @@ func (c *Conn) Running(ctx context.Context, names []string) ([]string, error) {
 			more, _ := v.Value().([]string)
 			queue = append(queue, more...)
 		}
+		if accepts, err := c.accepts(ctx, name); err != nil {
+			return nil, err
+		} else if accepts {
+			v, err := c.property(ctx, unitPath(name), unitIface, "Triggers")
+			if err != nil {
+				return nil, fmt.Errorf("ask for the connections of %s: %w", name, err)
+			}
+			connections, _ := v.Value().([]string)
+			queue = append(queue, connections...)
+		}
 	}
 	return running, nil
+}
+
+// accepts says whether a unit is a socket that has a service of its own for each connection: systemd.socket(5), Accept=.
+func (c *Conn) accepts(ctx context.Context, name string) (bool, error) {
+	if !strings.HasSuffix(name, ".socket") {
+		return false, nil
+	}
+	v, err := c.property(ctx, unitPath(name), socketIface, "Accept")
+	if err != nil {
+		return false, fmt.Errorf("ask for Accept of %s: %w", name, err)
+	}
+	accepts, _ := v.Value().(bool)
+	return accepts, nil
 }
 
 // StopAll stops units and waits until they are stopped.
@@ -44,9 +69,16 @@ func (c *Conn) StopAll(ctx context.Context, names []string) error {
 	return c.all(ctx, names, func(name string) error { return c.stop(ctx, forever, name) })
 }
 
-// StartAll starts units and waits until they are started.
+// StartAll starts units and waits until they are started. The service of a connection is left out: only its socket can start it.
 func (c *Conn) StartAll(ctx context.Context, names []string) error {
-	return c.all(ctx, names, func(name string) error { return c.Start(ctx, name) })
+	return c.all(ctx, names, func(name string) error {
+		if template, _, ok := strings.Cut(name, "@"); ok && strings.HasSuffix(name, serviceSuffix) {
+			if connection, err := c.accepts(ctx, template+".socket"); err != nil || connection {
+				return err
+			}
+		}
+		return c.Start(ctx, name)
+	})
 }
 
 func (c *Conn) all(ctx context.Context, names []string, f func(string) error) error {

@@ -18,7 +18,7 @@ func (h *host) machine(binds []string, argv ...string) []string {
 	bin := os.Getenv("SDBACKUP_BIN")
 	all := []string{
 		filepath.Join(bin, "test/private-systemd"), "--root", "/run/host/root", "--bind-ro", bin, "--bind-ro", filepath.Dir(exe),
-		"--setenv", "SDBACKUP_BIN", "--setenv", "PATH", "--setenv", "SDBACKUP_BARE_MACHINE",
+		"--setenv", "SDBACKUP_BIN", "--setenv", "PATH", "--setenv", bareMachine,
 	}
 	return append(append(append(all, binds...), "--"), argv...)
 }
