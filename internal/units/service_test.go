@@ -50,6 +50,10 @@ func TestServiceProperties(t *testing.T) {
 		{"new-privileges", false, with(func(s *Service) {
 			s.User, s.Properties = "wiki1", map[string]any{"NoNewPrivileges": false}
 		})},
+		{"in-place", false, Service{
+			Name: RestoreServiceName("wiki1"), Description: "Restore in place of module wiki1", Argv: []string{"/usr/bin/restore-backup", "exchange", "wiki1"},
+			StopPost: []string{"/usr/bin/restore-backup", "recover", "--json", "wiki1"}, Unconfined: true, LogFields: []string{"MODULE_ID=wiki1"}, TimeoutStop: 15 * time.Minute,
+		}},
 		{"user-manager", true, with(func(s *Service) { s.User, s.Group, s.ReadAll = "wiki1", "wiki1", true })},
 	}
 	link := func(path string) string {

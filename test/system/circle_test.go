@@ -3,6 +3,7 @@
 package system
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -361,7 +362,10 @@ func (h *host) trees() map[string]string {
 	return all
 }
 
-// content is a file's data with where it lies: what is between are holes.
+// restZeros is what restic may write of zeros in place of a hole: it decides by chunks of up to 8 MiB, on both sides of data.
+const restZeros = 16 << 20
+
+// content is a file's data with where it lies: what is between are holes, but for some zeros beside the data.
 func content(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -369,6 +373,7 @@ func content(path string) (string, error) {
 	}
 	defer f.Close()
 	text := ""
+	zeros := 0
 	for end := int64(0); ; {
 		from, err := unix.Seek(int(f.Fd()), end, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
@@ -384,10 +389,22 @@ func content(path string) (string, error) {
 		if _, err := f.ReadAt(data, from); err != nil {
 			return "", err
 		}
+		whole := len(data)
+		if whole > 64 {
+			data = bytes.TrimLeft(data, "\x00")
+			from = end - int64(len(data))
+			data = bytes.TrimRight(data, "\x00")
+		}
+		if zeros += whole - len(data); zeros > restZeros {
+			return "", fmt.Errorf("%s has %d bytes of zeros that could be holes", path, zeros)
+		}
+		until := from + int64(len(data))
 		if len(data) > 64 {
 			data = fmt.Appendf(nil, "%x", sha256.Sum256(data))
 		}
-		text += fmt.Sprintf("[%d-%d %q]", from, end, data)
+		if len(data) > 0 {
+			text += fmt.Sprintf("[%d-%d %q]", from, until, data)
+		}
 	}
 }
 
