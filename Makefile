@@ -26,18 +26,18 @@ build: ## Build the programs into bin/.
 test: unit system ## All tests on this machine's Debian.
 
 unit: build ## Tests that need no systemd.
-	@test/deps system gateway prometheus $(if $(CI),race)
+	@test/deps system gateway ssh prometheus $(if $(CI),race)
 	go vet ./...
 	go vet -tags systemd ./...
 	@test/go-test unit $(RACE) -timeout 10m ./...
 
 system: build ## Tests on a private systemd.
-	@test/deps system gateway prometheus
+	@test/deps system gateway ssh prometheus
 	@test/go-test system $(SYSTEM_TEST) $(SYSTEMD)
 
 # The gateway's tests, too: with the restic and the rclone of there.
 test-trixie: build ## Tests on a private systemd of Debian 13.
-	@test/deps system gateway prometheus trixie
+	@test/deps system gateway ssh prometheus trixie
 	@SDBACKUP_TREE=$$(test/trixie) test/go-test trixie $(SYSTEM_TEST) $(SYSTEMD) ./internal/gateway
 
 lint: ## Examine Go, shell scripts and go.mod.
@@ -53,7 +53,7 @@ fuzz: ## Every fuzz target, 30 s each; FUZZTIME=5m for longer.
 	@test/fuzz
 
 bench: build ## Print how fast it is.
-	@test/deps system gateway
+	@test/deps system gateway ssh
 	@test/bench
 
 demo: build ## See a timer fire a backup, and restore from it.

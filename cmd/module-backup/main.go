@@ -16,7 +16,7 @@ import (
 )
 
 type command struct {
-	cli.Location
+	cli.Source
 	Save  save  `cmd:"" default:"withargs" help:"Save one module for a backup; the word save can be left out."`
 	Shell shell `cmd:"" help:"Run restic on a module's repository."`
 }

@@ -16,7 +16,7 @@ type browse struct {
 	repository
 	Where string `arg:"" optional:"" name:"path" default:"." help:"Folder or file, from the module's directory or as it was on the machine; dumps are in dumps/."`
 	choice
-	Recursive bool `short:"r" xor:"how" help:"List all that is below it."`
+	Recursive bool `short:"R" xor:"how" help:"List all that is below it."`
 	Cat       bool `xor:"how" help:"Print the file; a folder is printed as a tar archive."`
 	JSON      bool `xor:"how2" help:"Print JSON, an object for each line."`
 }

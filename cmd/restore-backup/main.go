@@ -28,7 +28,7 @@ import (
 )
 
 type command struct {
-	cli.Location
+	cli.Source
 
 	Restore restoring  `cmd:"" default:"withargs" help:"Restore a module, into a new folder or in place; the word restore can be left out."`
 	List    list       `cmd:"" help:"List what can be restored, also what other nodes and removed modules have left."`

@@ -24,7 +24,7 @@ import (
 )
 
 type command struct {
-	cli.Location
+	cli.Source
 	Backups []string `arg:"" optional:"" name:"id" predictor:"backup" help:"Backups to run, one after another, as [backup.ID] in the configuration."`
 	All     bool     `help:"Run every enabled backup."`
 	NoUnits bool     `help:"Run modules as child processes, where no service manager is: without limits, sandbox and accounting."`

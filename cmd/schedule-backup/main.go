@@ -28,7 +28,7 @@ import (
 )
 
 type command struct {
-	cli.Location
+	cli.Source
 
 	StartTimers  startTimers  `cmd:"" help:"Make the timers of the manager those of the configuration: start, replace and stop what differs, and leave the rest untouched."`
 	StopTimers   stopTimers   `cmd:"" help:"Stop the timers of all backups."`

@@ -22,6 +22,7 @@ import (
 
 	"sdbackup/internal/config"
 	"sdbackup/internal/journal"
+	"sdbackup/internal/remote"
 )
 
 // Exit codes of all binaries. Each binary says in its help what they mean for it. Codes from 200 on are systemd's,
@@ -145,6 +146,14 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	parsed.BindTo(ctx, (*context.Context)(nil))
+	remote.Inherited(env.Getenv)
+	if source, ok := grammar.(fetching); ok {
+		forget, err := source.fetch(ctx, env)
+		if err != nil {
+			return report(env.Stderr, name, err)
+		}
+		defer forget()
+	}
 	return report(env.Stderr, name, parsed.Run())
 }
 
@@ -212,6 +221,7 @@ func exitCodes(name string) string {
 		"backup-destination": "0 done, 1 failed or a destination cannot be used, 2 usage or configuration",
 		"backup-gateway":     "0 stopped, or nobody needed it any more, 1 it cannot listen, 2 usage",
 		"module-backup":      "0 a snapshot is saved, 1 failed, 2 usage or configuration, 3 the module is already being backed up; shell ends with that of restic",
+		"remote-backup":      "0 done, 1 failed, unreachable or what ran there failed, 2 usage or configuration; send to one remote ends with the exit code of its command",
 		"restore-backup":     "0 done, 1 failed, 2 usage or configuration, 3 this drill is already running",
 		"run-backup":         "0 every module is saved, 1 at least one failed, 2 usage or configuration, 3 none failed but at least one stayed locked, or this backup is already running",
 		"schedule-backup":    "0 done, 1 the manager refused something or an enabled backup has no next elapse, 2 usage or configuration",

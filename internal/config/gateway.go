@@ -26,7 +26,7 @@ type Gateway struct {
 var reserved = []string{"config", "data", "index", "keys", "locks", "snapshots"}
 
 func (t *table) gateway() Gateway {
-	g := Gateway{URL: t.text("url"), CAFile: t.path("ca-file"), HtpasswdFile: t.path("htpasswd-file"), Nodes: t.list("nodes", false)}
+	g := Gateway{URL: t.text("url"), CAFile: t.nearby("ca-file"), HtpasswdFile: t.nearby("htpasswd-file"), Nodes: t.list("nodes", false)}
 	if g.URL == "" {
 		g.URL = DefaultGatewayURL
 	}
@@ -53,7 +53,7 @@ func (t *table) gatewayKeys(d *Destination) {
 	if d.UUID != "" && !uuidPattern.MatchString(d.UUID) {
 		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", d.UUID)
 	}
-	d.RcloneConfig = t.path("rclone-config")
+	d.RcloneConfig = t.nearby("rclone-config")
 	d.RcloneCredential = t.text("rclone-credential")
 	d.MaxSize = t.size("max-size")
 	d.KeepDeleted = t.duration("keep-deleted", 0)

@@ -45,6 +45,7 @@ func newLoader(checkProperty func(name string, value any) error) *loader {
 			Destinations: map[string]*Destination{},
 			Modules:      map[string]*Module{},
 			Backups:      map[string]*Backup{},
+			Remotes:      map[string]*Remote{},
 			places:       map[string]Position{},
 		},
 		checkProperty: checkProperty,
@@ -192,14 +193,14 @@ func (l *loader) text(path, text string) {
 			if v, ok := tree[key].(int64); !ok || v != version {
 				l.fileProblem(top.at(key), "version is not known to this program; want version = %d", version)
 			}
-		case "node", "metrics", "gateway":
+		case "node", "metrics", "gateway", "serve":
 			data, ok := tree[key].(map[string]any)
 			if !ok {
 				l.fileProblem(top.at(key), "%s is %s; want a table, [%s]", key, typeName(tree[key]), key)
 				continue
 			}
 			l.item(path, Kind(key), "", data)
-		case "destination", "module", "backup":
+		case "destination", "module", "backup", "remote":
 			items, ok := tree[key].(map[string]any)
 			if !ok {
 				l.fileProblem(top.at(key), "%s is %s; want tables with an ID, [%s.ID]", key, typeName(tree[key]), key)
@@ -214,8 +215,8 @@ func (l *loader) text(path, text string) {
 				l.item(path, Kind(key), id, data)
 			}
 		default:
-			hint := "known are [node], [metrics], [gateway], [destination.ID], [module.ID] and [backup.ID]"
-			if near := nearest(key, []string{"node", "metrics", "gateway", "destination", "module", "backup", "version"}); near != "" {
+			hint := "known are [node], [metrics], [gateway], [serve], [destination.ID], [module.ID], [backup.ID] and [remote.ID]"
+			if near := nearest(key, []string{"node", "metrics", "gateway", "serve", "destination", "module", "backup", "remote", "version"}); near != "" {
 				hint = "did you mean " + near + "?"
 			}
 			l.problems = append(l.problems, Problem{Position: top.at(key), Kind: KindFile, Key: key, Message: "is not known here; " + hint})
@@ -230,7 +231,7 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 	name := itemName(kind, id)
 	t := &table{loader: l, file: file, kind: kind, id: id, name: name, data: data, known: map[string]bool{}}
 	here := Position{file, l.lines[name]}
-	if kind != KindNode && kind != KindMetrics && kind != KindGateway && !ValidID(id) {
+	if kind != KindNode && kind != KindMetrics && kind != KindGateway && kind != KindServe && !ValidID(id) {
 		t.errorf("", "%q is no ID; want up to 64 letters, digits, _, . and -, the first one a letter or digit", id)
 		return
 	}
@@ -250,12 +251,16 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 		l.Metrics.TextfileDir = t.path("textfile-dir")
 	case KindGateway:
 		l.Gateway = t.gateway()
+	case KindServe:
+		l.Serve = t.serve()
 	case KindDestination:
 		l.Destinations[id] = t.destination(here)
 	case KindModule:
 		l.Modules[id] = t.module(here)
 	case KindBackup:
 		l.Backups[id] = t.backup(here)
+	case KindRemote:
+		l.Remotes[id] = t.remote(here)
 	}
 	t.finish()
 }
@@ -281,9 +286,9 @@ func (t *table) destination(here Position) *Destination {
 		d.Name = t.id
 	}
 	d.Repository = t.required("repository", `the prefix of restic repositories, as in repository = "/srv/backup"`)
-	d.PasswordFile = t.path("password-file")
+	d.PasswordFile = t.nearby("password-file")
 	d.PasswordCredential = t.text("password-credential")
-	d.EnvironmentFile = t.path("environment-file")
+	d.EnvironmentFile = t.nearby("environment-file")
 	switch {
 	case hasPassword(d.Repository):
 		t.errorf("repository", "holds a password; want it in environment-file, as RESTIC_REST_PASSWORD=... or what restic reads for this kind of repository")
@@ -374,6 +379,7 @@ func (t *table) module(here Position) *Module {
 	default:
 		t.errorf("on-partial", `is %q; want "fail" or "warn"`, m.OnPartial)
 	}
+	m.Exclude = append(m.Exclude, t.excludeFiles()...)
 	m.Dumps = t.dumps()
 	m.Drill = t.drill()
 	m.RequireMount = t.mounts(m)
@@ -593,6 +599,9 @@ func (t *table) retention() Retention {
 func (l *loader) defaults() {
 	if l.Gateway.URL == "" {
 		l.Gateway.URL = DefaultGatewayURL
+	}
+	if l.Serve.Listen == nil {
+		l.Serve.Listen = []string{DefaultServe}
 	}
 	if l.Node.Name == "" {
 		name, err := os.Hostname()

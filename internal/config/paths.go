@@ -16,6 +16,8 @@ type Paths struct {
 	Socket string   // the gateway's unix socket
 	Cache  string   // restic's caches, one folder a repository
 	Units  string   // where install-units writes
+	Memory string   // links to memory, where nothing better can be had; on a tmpfs
+	Remote string   // the environment file that tells services where the configuration is fetched
 }
 
 // SystemPaths are those of the system, file-hierarchy(7).
@@ -28,6 +30,7 @@ func SystemPaths() Paths {
 		Socket: "/run/sdbackup/gateway.sock",
 		Cache:  "/var/cache/sdbackup",
 		Units:  "/etc/systemd/system",
+		Remote: "/etc/sdbackup/remote.env",
 	}
 }
 
@@ -51,5 +54,7 @@ func UserPaths(getenv func(string) string) Paths {
 		Socket: filepath.Join(runtime, "sdbackup/gateway.sock"),
 		Cache:  filepath.Join(dir("XDG_CACHE_HOME", filepath.Join(home, ".cache")), "sdbackup"),
 		Units:  filepath.Join(config, "systemd/user"),
+		Memory: filepath.Join(runtime, "sdbackup/memory"),
+		Remote: filepath.Join(config, "sdbackup/remote.env"),
 	}
 }

@@ -11,9 +11,11 @@ type Config struct {
 	Node         Node
 	Metrics      Metrics
 	Gateway      Gateway
+	Serve        Serve
 	Destinations map[string]*Destination
 	Modules      map[string]*Module
 	Backups      map[string]*Backup
+	Remotes      map[string]*Remote
 	Files        []string // the files that were read, lowest layer first
 	Problems     []Problem
 
@@ -28,9 +30,9 @@ type Position struct {
 
 func (p Position) String() string {
 	if p.Line == 0 {
-		return p.File
+		return shown(p.File)
 	}
-	return fmt.Sprintf("%s:%d", p.File, p.Line)
+	return fmt.Sprintf("%s:%d", shown(p.File), p.Line)
 }
 
 // Kind is the kind of table a Problem is about.
@@ -45,6 +47,8 @@ const (
 	KindDestination Kind = "destination"
 	KindModule      Kind = "module"
 	KindBackup      Kind = "backup"
+	KindServe       Kind = "serve"
+	KindRemote      Kind = "remote"
 )
 
 // Problem is one thing wrong with the configuration, printed as `file:line: key: what is wrong, what would be right`.

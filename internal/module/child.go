@@ -71,7 +71,8 @@ func RunChild(ctx context.Context, c Child) (Ended, error) {
 		}
 	}
 	closeSecrets, err := inherit(&cmd.ExtraFiles, handover{c.Secrets.Password.Path, &c.Plan.PasswordFile},
-		handover{c.Secrets.Environment.Path, &c.Plan.EnvironmentFile}, handover{c.Secrets.Repository.Path, &c.Plan.RepositoryFile})
+		handover{c.Secrets.Environment.Path, &c.Plan.EnvironmentFile}, handover{c.Secrets.Repository.Path, &c.Plan.RepositoryFile},
+		handover{c.Secrets.CACert.Path, &c.Plan.CACert})
 	if err != nil {
 		return Ended{}, err
 	}
@@ -128,6 +129,12 @@ func inherit(files *[]*os.File, secrets ...handover) (closeAll func(), err error
 		*s.path = fmt.Sprintf("/proc/self/fd/%d", 2+len(*files))
 	}
 	return closeAll, nil
+}
+
+// InheritSecret lets a restic inherit a copy, in memory, of the secret at the path, and puts there where that restic finds it. The caller closes
+// it when no restic is started any more.
+func InheritSecret(files *[]*os.File, path *string) (closeCopy func(), err error) {
+	return inherit(files, handover{*path, path})
 }
 
 var errEncrypted = errors.New("an encrypted credential can only be used by a service, not with --no-units and not by hand")

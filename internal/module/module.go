@@ -267,7 +267,10 @@ func (a *attempt) unlockStopped(ctx context.Context) {
 
 // open gives restic the secrets by inherited descriptors, and the lock: while a restic runs, its module stays locked.
 func (a *attempt) open(held *lock.Lock) (func(), error) {
-	a.repository = restic.Repository{Location: a.Plan.Repository, CacheDir: a.CacheDir, CACert: a.CACert, Log: a.log}
+	a.repository = restic.Repository{Location: a.Plan.Repository, CacheDir: a.CacheDir, Log: a.log}
+	if a.CACert != "" {
+		a.repository.CACert = credentialPath(a.CACert)
+	}
 	if err := os.MkdirAll(a.CacheDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make restic's cache folder: %w", err)
 	}

@@ -17,6 +17,7 @@ const (
 	PasswordCredential    = "restic-password"
 	EnvironmentCredential = "restic-environment"
 	RepositoryCredential  = "restic-repository"
+	CACertCredential      = "restic-cacert"
 )
 
 // Secrets are where the secrets of a destination are, as root can read them.
@@ -24,6 +25,7 @@ type Secrets struct {
 	Password    Secret
 	Environment Secret // with an empty path: none
 	Repository  Secret // where the repository is, with a run token of the gateway; with an empty path: the plan says it
+	CACert      Secret // certificates that vouch for the gateway, where only this process can read them
 }
 
 // Secret is a file with a secret.

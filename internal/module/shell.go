@@ -37,7 +37,7 @@ func (s Shell) Run(ctx context.Context) (int, error) {
 	}
 	repository := restic.Repository{Location: s.Plan.Repository, CacheDir: s.Plan.CacheDir, CACert: s.Plan.CACert}
 	closeSecrets, err := inherit(&repository.Inherit, handover{s.Secrets.Password.Path, &repository.PasswordFile},
-		handover{s.Secrets.Repository.Path, &repository.LocationFile})
+		handover{s.Secrets.Repository.Path, &repository.LocationFile}, handover{s.Secrets.CACert.Path, &repository.CACert})
 	if err != nil {
 		return 0, err
 	}

@@ -199,13 +199,17 @@ func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
 		forget()
 		return nil, fmt.Errorf("reach destination %s: %w", d.ID, err)
 	}
+	if err := o.inherit(); err != nil {
+		o.close()
+		return nil, fmt.Errorf("reach destination %s: %w", d.ID, err)
+	}
 	if err := module.PrepareCache(o.CacheDir, module.User{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}); err != nil {
-		forget()
+		o.close()
 		return nil, err
 	}
 	if prefix, local := d.Local(); local && !d.Gateway {
 		if _, err := os.Stat(prefix); err != nil {
-			forget()
+			o.close()
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("destination %s: there is no folder %s; is its disk mounted?", d.ID, prefix)
 			}
@@ -215,6 +219,22 @@ func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
 		o.noLock = !ownAndWritable(folder)
 	}
 	return o, nil
+}
+
+// inherit lets restic inherit what only this process can open, of a configuration that another host sent.
+func (o *opened) inherit() error {
+	for _, path := range []*string{&o.PasswordFile, &o.CACert} {
+		if !config.InMemory(*path) {
+			continue
+		}
+		closeCopy, err := module.InheritSecret(&o.Inherit, path)
+		if err != nil {
+			return err
+		}
+		forget := o.close
+		o.close = func() { closeCopy(); forget() }
+	}
+	return nil
 }
 
 // secrets reads the environment of the destination, and what is never to be told.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -181,12 +182,13 @@ type goal struct {
 	held  *os.File // or: what both are below, so that restic, too, finds that folder whatever its path leads to
 }
 
-// below is a path in the goal as restic finds it.
-func (g goal) below(path string) string {
+// below lets restic inherit the goal, and is a path in it as restic then finds it.
+func (g goal) below(path string, repository *restic.Repository) string {
 	if g.held == nil {
 		return path
 	}
-	return "/proc/self/fd/3" + strings.TrimPrefix(path, self(g.held))
+	repository.Inherit = append(slices.Clone(repository.Inherit), g.held)
+	return fmt.Sprintf("/proc/self/fd/%d", 2+len(repository.Inherit)) + strings.TrimPrefix(path, self(g.held))
 }
 
 // self is a path of an open file.
@@ -215,11 +217,9 @@ func (p *Plan) restoreTo(ctx context.Context, g goal, result *Result, before *ui
 			}
 		}
 		repository := p.repository.Repository
-		if g.held != nil {
-			repository.Inherit = []*os.File{g.held}
-		}
+		to = g.below(to, &repository)
 		done, err := repository.Restore(ctx, restic.RestoreOptions{
-			Snapshot: one.ID, Target: g.below(to), Paths: one.include, Verify: p.Verify, NoLock: p.repository.noLock, Version: p.version, Bytes: one.has.Bytes,
+			Snapshot: one.ID, Target: to, Paths: one.include, Verify: p.Verify, NoLock: p.repository.noLock, Version: p.version, Bytes: one.has.Bytes,
 		}, func(q restic.RestoreProgress) {
 			progress(overall(*before, one.has.Bytes, p.Bytes, q))
 		})

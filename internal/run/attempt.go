@@ -181,6 +181,13 @@ func (s Units) Attempt(ctx context.Context, job Job, log *slog.Logger, progress 
 	}
 	defer output.Close()
 
+	closeSocket, err := s.handOver(&secrets, units.ModuleServiceName(job.Plan.Backup, job.Plan.Module), log)
+	if err != nil {
+		theirs.Close()
+		stdout.Close()
+		return job.failed(start, err)
+	}
+	defer closeSocket()
 	service, plan := s.service(job, secrets)
 	service.Stdin, service.Stdout = theirs, stdout
 	talk := make(chan error, 1)
@@ -226,6 +233,10 @@ func (s Units) service(job Job, secrets module.Secrets) (units.Service, module.P
 	}
 	if secrets.Environment.Path != "" {
 		service.Credentials = append(service.Credentials, units.Credential{ID: module.EnvironmentCredential, Path: secrets.Environment.Path})
+	}
+	if secrets.CACert.Path != "" {
+		service.Credentials = append(service.Credentials, units.Credential{ID: module.CACertCredential, Path: secrets.CACert.Path})
+		plan.CACert = module.CACertCredential
 	}
 	if secrets.Repository.Path != "" {
 		service.Credentials = append(service.Credentials, units.Credential{ID: module.RepositoryCredential, Path: secrets.Repository.Path})

@@ -45,6 +45,9 @@ func (j Job) secretsFor(ctx context.Context, paths config.Paths, mode token.Mode
 	if err != nil || !j.Destination.Gateway {
 		return s, func() {}, err
 	}
+	if config.InMemory(j.Gateway.CAFile) {
+		s.CACert.Path = j.Gateway.CAFile
+	}
 	// restic from 0.17 on would try for a quarter of an hour to reach a gateway that is not there.
 	if err := knock(ctx, j.Gateway); err != nil {
 		return s, nil, &gatewayError{err}

@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"sdbackup/internal/config"
+	"sdbackup/internal/remote"
+)
+
+// Source is a Location whose configuration may also be on another host.
+type Source struct {
+	Location
+	Remote string `short:"r" placeholder:"URL" env:"SDBACKUP_REMOTE" help:"Fetch the configuration there, https://HOST:PORT/configuration/REMOTE, work by it alone, and forget it."`
+	Wait   bool   `short:"w" help:"Keep what --remote has fetched until Enter, to look at."`
+}
+
+// fetching is a grammar with a Source.
+type fetching interface {
+	fetch(ctx context.Context, env *Env) (forget func(), err error)
+}
+
+// fetch fetches the configuration if it is on another host, and returns what lets go of it in the end.
+func (s *Source) fetch(ctx context.Context, env *Env) (func(), error) {
+	if s.Remote == "" {
+		if s.Wait {
+			return nil, &ExitError{Code: ExitUsage, Err: errors.New("--wait wants --remote")}
+		}
+		return func() {}, nil
+	}
+	if s.Config != "" {
+		return nil, &ExitError{Code: ExitUsage, Err: errors.New("want either --config or --remote ($SDBACKUP_CONFIG, $SDBACKUP_REMOTE)")}
+	}
+	paths := s.Paths(env)
+	fetcher := remote.Fetcher{Getenv: env.Getenv, User: s.User, LinksDir: paths.Memory}
+	if os.Geteuid() != 0 && paths.Memory == "" {
+		fetcher.LinksDir = config.UserPaths(env.Getenv).Memory
+	}
+	fetched, err := fetcher.Fetch(ctx, s.Remote)
+	if err != nil {
+		return nil, err
+	}
+	s.Config = fetched.Config
+	return func() {
+		defer fetched.Close()
+		if s.Wait {
+			untilEnter(ctx, env, fetched)
+		}
+	}, nil
+}
+
+// untilEnter waits for Enter.
+func untilEnter(ctx context.Context, env *Env, fetched *remote.Fetched) {
+	remote.Show()
+	fmt.Fprintf(env.Stderr, "the configuration is in %s until you press Enter\n", strings.Replace(fetched.Path, "self", fmt.Sprint(os.Getpid()), 1))
+	entered := make(chan struct{})
+	go func() {
+		_, _ = bufio.NewReader(env.Stdin).ReadString('\n') // its end is as good
+		close(entered)
+	}()
+	select {
+	case <-entered:
+	case <-ctx.Done():
+	}
+}
