@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var names = []string{"backup-check@.service", "backup-drill@.service", "backup-gateway.service", "backup-gateway.socket", "backup-restore-recover.service", "backup-timers-reconcile.service", "backup-timers-settled.service", "backup-timers.path", "backup-timers.service", "backup.slice", "backup@.service"}
+var names = []string{"backup-check@.service", "backup-drill@.service", "backup-gateway.service", "backup-gateway.socket", "backup-restore-recover.service", "backup-timers-reconcile.service", "backup-timers-settled.service", "backup-timers.path", "backup-timers.service", "backup.slice", "backup@.service", "remote-backup.service", "remote-backup.socket"}
 
 func TestFiles(t *testing.T) {
 	for _, user := range []bool{false, true} {

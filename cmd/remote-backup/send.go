@@ -20,7 +20,7 @@ type send struct {
 
 // Help is shown by kong.
 func (send) Help() string {
-	return `Over SSH, nothing but remote-backup must be there. What is sent stays in memory that is never swapped, and is gone with the command.
+	return `The remote needs sdbackup and an SSH server, and no configuration. What is sent stays in memory that is never swapped, and is gone with the command.
 
 Example: remote-backup send web2 -- run-backup nightly`
 }

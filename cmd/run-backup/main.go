@@ -2,8 +2,8 @@
 //
 // Synopsis:
 //
-//	run-backup [--config PATH] [--user] [--no-units] [--init] [--json] ID...
-//	run-backup [--config PATH] [--user] [--no-units] [--init] [--json] --all
+//	run-backup [--config PATH|--remote URL] [--user] [--no-units] [--init] [--json] ID...
+//	run-backup [--config PATH|--remote URL] [--user] [--no-units] [--init] [--json] --all
 package main
 
 import (
@@ -30,13 +30,19 @@ type command struct {
 	NoUnits bool     `help:"Run modules as child processes, where no service manager is: without limits, sandbox and accounting."`
 	Init    bool     `help:"Make missing repositories anew, also where the records say that there was one."`
 	JSON    bool     `help:"Print the verdicts as JSON."`
-	Recover string   `hidden:"" placeholder:"ID" help:"Record the run of this backup that died, if one did."`
+
+	bereft error // why there is no configuration
+
+	Recover string `hidden:"" placeholder:"ID" help:"Record the run of this backup that died, if one did."`
 }
 
 func main() {
 	os.Exit(cli.Main("run-backup", "Runs backups: every module of each, retention, records and metrics.",
 		new(command), os.Args[1:], cli.OS()))
 }
+
+// Bereft has every run fail on record whose configuration cannot be fetched.
+func (c *command) Bereft(err error) { c.bereft = err }
 
 func (c *command) Run(ctx context.Context, env *cli.Env) error {
 	if c.Recover == "" && c.All == (len(c.Backups) > 0) {
@@ -50,6 +56,13 @@ func (c *command) Run(ctx context.Context, env *cli.Env) error {
 	}
 	paths := c.Paths(env)
 	cfg := config.Load(paths.Config, units.CheckProperty)
+	if c.bereft != nil {
+		cfg = config.Load(nil, nil)
+		cfg.Add(config.Problem{Kind: config.KindFile, Position: config.Position{File: c.Remote}, Message: c.bereft.Error()})
+		if c.All {
+			return c.bereft
+		}
+	}
 	runner := &run.Runner{
 		Config: cfg, Paths: paths, Store: status.Store{Dir: paths.State},
 		Log: env.Log, Now: env.Now, Getenv: env.Getenv, Version: cli.Version(), Init: c.Init,

@@ -24,6 +24,13 @@ type startTimers struct {
 
 // Run reconciles the timers and reports what that came to.
 func (c *startTimers) Run(ctx context.Context, env *cli.Env, root *command) error {
+	if !c.DryRun {
+		forget, err := root.remember(ctx, env)
+		if err != nil {
+			return err
+		}
+		defer forget()
+	}
 	report, err := root.scheduler(env).Start(ctx, c.DryRun)
 	if err != nil && report.Refused == nil {
 		return advise(err)

@@ -149,10 +149,15 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 	remote.Inherited(env.Getenv)
 	if source, ok := grammar.(fetching); ok {
 		forget, err := source.fetch(ctx, env)
-		if err != nil {
+		bereft, ok := grammar.(Bereft)
+		switch {
+		case err == nil:
+			defer forget()
+		case ok && !errors.As(err, new(*ExitError)):
+			bereft.Bereft(err)
+		default:
 			return report(env.Stderr, name, err)
 		}
-		defer forget()
 	}
 	return report(env.Stderr, name, parsed.Run())
 }

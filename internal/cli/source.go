@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -24,23 +25,30 @@ type fetching interface {
 	fetch(ctx context.Context, env *Env) (forget func(), err error)
 }
 
-// fetch fetches the configuration if it is on another host, and returns what lets go of it in the end.
+// Bereft is a grammar that goes on when its configuration cannot be fetched, to put that on record.
+type Bereft interface{ Bereft(err error) }
+
+// fetch fetches the configuration if it is on another host, and returns what lets go of it in the end. Where the configuration of this host
+// is, may be said once for all, in a file.
 func (s *Source) fetch(ctx context.Context, env *Env) (func(), error) {
+	paths := s.Paths(env)
+	if s.Remote != "" && s.Config != "" {
+		return nil, &ExitError{Code: ExitUsage, Err: errors.New("want either --config or --remote ($SDBACKUP_CONFIG, $SDBACKUP_REMOTE)")}
+	}
+	if s.Remote == "" && s.Config == "" {
+		data, err := os.ReadFile(paths.Remote)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("see where the configuration is: %w", err)
+		}
+		s.Remote = strings.TrimSpace(string(data))
+	}
 	if s.Remote == "" {
 		if s.Wait {
 			return nil, &ExitError{Code: ExitUsage, Err: errors.New("--wait wants --remote")}
 		}
 		return func() {}, nil
 	}
-	if s.Config != "" {
-		return nil, &ExitError{Code: ExitUsage, Err: errors.New("want either --config or --remote ($SDBACKUP_CONFIG, $SDBACKUP_REMOTE)")}
-	}
-	paths := s.Paths(env)
-	fetcher := remote.Fetcher{Getenv: env.Getenv, User: s.User, LinksDir: paths.Memory}
-	if os.Geteuid() != 0 && paths.Memory == "" {
-		fetcher.LinksDir = config.UserPaths(env.Getenv).Memory
-	}
-	fetched, err := fetcher.Fetch(ctx, s.Remote)
+	fetched, err := s.Fetcher(env).Fetch(ctx, s.Remote)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +59,15 @@ func (s *Source) fetch(ctx context.Context, env *Env) (func(), error) {
 			untilEnter(ctx, env, fetched)
 		}
 	}, nil
+}
+
+// Fetcher returns what fetches configurations for this installation.
+func (s *Source) Fetcher(env *Env) *remote.Fetcher {
+	links := s.Paths(env).Memory
+	if links == "" {
+		links = config.UserPaths(env.Getenv).Memory
+	}
+	return &remote.Fetcher{Getenv: env.Getenv, User: s.User, LinksDir: links}
 }
 
 // untilEnter waits for Enter.

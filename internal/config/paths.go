@@ -17,7 +17,7 @@ type Paths struct {
 	Cache  string   // restic's caches, one folder a repository
 	Units  string   // where install-units writes
 	Memory string   // links to memory, where nothing better can be had; on a tmpfs
-	Remote string   // the environment file that tells services where the configuration is fetched
+	Remote string   // file with the URL that the configuration of this host is fetched from; where there is none, it is here
 }
 
 // SystemPaths are those of the system, file-hierarchy(7).
@@ -30,7 +30,7 @@ func SystemPaths() Paths {
 		Socket: "/run/sdbackup/gateway.sock",
 		Cache:  "/var/cache/sdbackup",
 		Units:  "/etc/systemd/system",
-		Remote: "/etc/sdbackup/remote.env",
+		Remote: "/etc/sdbackup/remote.url",
 	}
 }
 
@@ -55,6 +55,6 @@ func UserPaths(getenv func(string) string) Paths {
 		Cache:  filepath.Join(dir("XDG_CACHE_HOME", filepath.Join(home, ".cache")), "sdbackup"),
 		Units:  filepath.Join(config, "systemd/user"),
 		Memory: filepath.Join(runtime, "sdbackup/memory"),
-		Remote: filepath.Join(config, "sdbackup/remote.env"),
+		Remote: filepath.Join(config, "sdbackup/remote.url"),
 	}
 }

@@ -31,7 +31,7 @@ const (
 	state        = "/var/lib/sdbackup"
 )
 
-var binaries = []string{"schedule-backup", "run-backup", "module-backup", "backup-gateway", "backup-destination", "restore-backup"}
+var binaries = []string{"schedule-backup", "run-backup", "module-backup", "backup-gateway", "backup-destination", "restore-backup", "remote-backup"}
 
 func TestMain(m *testing.M) {
 	if err := install(); err != nil {
