@@ -162,14 +162,21 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 	return report(env.Stderr, name, parsed.Run())
 }
 
+// sameSignal is the time in which a signal that comes again is no second one: the death signal of a parent, prctl(2), PR_SET_PDEATHSIG,
+// comes as often as it had threads to die one after the other.
+const sameSignal = 200 * time.Millisecond
+
 // withSignals is signal.NotifyContext with the signal as the cause, and a second one that does not wait.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
+		var first time.Time
 		for s := range signals {
-			if ctx.Err() != nil {
+			if ctx.Err() == nil {
+				first = time.Now()
+			} else if time.Since(first) > sameSignal {
 				os.Exit(ExitFailed)
 			}
 			cancel(SignalError{s.(syscall.Signal)})
