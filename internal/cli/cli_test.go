@@ -76,6 +76,20 @@ func TestSignals(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if len(c.signals) > 1 { // what comes within sameSignal of the first is no second one
+				ended := make(chan struct{})
+				defer close(ended)
+				go func() {
+					for {
+						select {
+						case <-ended:
+							return
+						case <-time.After(sameSignal / 4):
+							_ = cmd.Process.Signal(c.signals[1]) // it may have ended
+						}
+					}
+				}()
+			}
 			_, _ = io.Copy(io.Discard, stdout)
 			_ = cmd.Wait() // its code is looked at
 			if code := cmd.ProcessState.ExitCode(); code != ExitFailed || stderr.String() != c.stderr {

@@ -241,7 +241,7 @@ func (e *either) run() {
 	for {
 		c, err := e.Listener.Accept()
 		if err != nil {
-			if temporary, ok := err.(interface{ Temporary() bool }); ok && temporary.Temporary() { //nolint:errorlint // as net/http does
+			if temporary, ok := err.(interface{ Temporary() bool }); ok && temporary.Temporary() {
 				time.Sleep(100 * time.Millisecond)
 				continue
 			}

@@ -5,6 +5,7 @@ package system
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbackup/internal/remote/remotetest"
 	"sdbackup/internal/status"
 )
 
@@ -374,5 +376,133 @@ func TestRemoteDeath(t *testing.T) {
 			gate.file.Close()
 			gate.file = nil
 		})
+	}
+}
+
+// TestRemoteSchedule makes timers on a far host whose runs fetch their configuration from this one.
+func TestRemoteSchedule(t *testing.T) {
+	h := newHost(t)
+	f := h.far("web2")
+	f.configure(f.module("remote4", ""), h.backup("far", `"remote4"`, "retention = 3"))
+	start := f.send("--", "schedule-backup", "start-timers")
+	if out := h.exits(2, start...); !strings.Contains(out, "url =") {
+		t.Errorf("timers without a url: %s", out)
+	}
+
+	here := strings.TrimSuffix(f.ip, "2") + "1"
+	ca := remotetest.New(t, "test CA")
+	key, cert := ca.Issue(t, "server", time.Now().Add(time.Hour), net.ParseIP(here))
+	h.write("/etc/sdbackup/far/server.key", key, 0o600)
+	h.write("/etc/sdbackup/far/server.crt", cert, 0o644)
+	h.write("/etc/sdbackup/far/clients.crt", ca.PEM(), 0o644)
+	h.write("/etc/sdbackup/far/remotes-serve.toml", "[serve]\ncertificate-file = \"server.crt\"\nkey-file = \"server.key\"\nclient-ca-file = \"clients.crt\"\n", 0o644)
+	url := "https://" + here + ":4695/configuration/web2"
+	f.remote("url = \"" + url + "\"\n")
+	h.must("sh", "-c", "mkdir -p /srv/served && cp -a /etc/sdbackup/far/. /srv/served/ && cat /srv/served/remotes-*.toml > /srv/served/all.toml")
+	h.write("/etc/systemd/system/remote-backup.service.d/config.conf", "[Service]\nEnvironment=SDBACKUP_CONFIG=/srv/served/all.toml\n", 0o644)
+	h.must("systemctl", "daemon-reload")
+	h.must("systemctl", "start", "remote-backup.socket")
+	h.Cleanup(func() {
+		exec.Command("systemctl", "stop", "remote-backup.socket", "remote-backup.service").Run()
+		os.RemoveAll("/etc/systemd/system/remote-backup.service.d")
+		os.RemoveAll("/srv/served")
+	})
+
+	if out := h.exits(1, start...); !strings.Contains(out, "sdbackup.remote") {
+		t.Errorf("timers without a credential: %s", out)
+	}
+	key, cert = ca.Issue(t, "web2", time.Now().Add(time.Hour))
+	plain := f.path("/run/plain")
+	h.write(plain, key+cert+ca.PEM(), 0o600)
+	f.in("sh", "-c", "mkdir -p /etc/credstore.encrypted && systemd-creds encrypt --with-key=host --name=sdbackup.remote /run/plain /etc/credstore.encrypted/sdbackup.remote && rm /run/plain")
+	h.exits(0, start...)
+	if out := f.in("systemctl", "list-timers", "--no-pager", "--all"); !strings.Contains(out, "backup@far.timer") {
+		t.Fatalf("there is no timer:\n%s", out)
+	}
+	if got := h.read(f.path("/etc/sdbackup/remote.url")); got != url+"\n" {
+		t.Errorf("remote.url has %q", got)
+	}
+	f.in("systemctl", "start", "backup@far.service")
+	var rec status.Backup
+	h.json(f.path(state+"/status/far.json"), &rec)
+	if rec.LastRun.Outcome != status.Success {
+		t.Fatalf("the far record says %+v", rec.LastRun)
+	}
+	f.nothingStays("remote4", true)
+	// As at boot, and by hand.
+	f.in("systemctl", "stop", "backup@far.timer")
+	f.in("systemctl", "restart", "backup-timers.service")
+	if out := f.in("schedule-backup", "list-timers"); !strings.Contains(out, "Test far") {
+		t.Errorf("list-timers:\n%s", out)
+	}
+	// A server that is gone is a failure on record.
+	h.must("systemctl", "stop", "remote-backup.socket", "remote-backup.service")
+	if _, _, code := h.run(f.enter("env", "-u", "INVOCATION_ID", "run-backup", "far")...); code == 0 {
+		t.Error("a run without its configuration ended with exit code 0")
+	}
+	h.json(f.path(state+"/status/far.json"), &rec)
+	if rec.LastRun.Outcome != status.Failed || !strings.Contains(rec.LastRun.Error, "fetch the configuration") {
+		t.Errorf("the far record says %+v", rec.LastRun)
+	}
+}
+
+// TestRemoteUser receives as a user: with user namespaces, and where they are not allowed.
+func TestRemoteUser(t *testing.T) {
+	h := newHost(t)
+	f := h.far("web2")
+	f.configure(f.module("remote5", ""), h.backup("far", `"remote5"`, "retention = 3"))
+	f.in("useradd", "--create-home", "--shell", "/bin/bash", "pusher")
+	f.in("sh", "-c", "install -d -m 700 -o pusher /home/pusher/.ssh /run/user-pusher && chown -R pusher: /var/lib/test-remote5 /srv/backup")
+	environment := "XDG_RUNTIME_DIR=/run/user-pusher"
+	for _, c := range []struct{ options, kind string }{{"", "never swapped (ramfs)"}, {"-p RestrictNamespaces=yes", "sealed memory"}} {
+		wrapper := "#!/bin/sh\nexec systemd-run --quiet --pipe --wait --collect --uid=pusher -E HOME=/home/pusher -E USER=pusher -E " + environment + " " + c.options + " /usr/bin/remote-backup \"$@\"\n"
+		h.write(f.path("/usr/local/bin/as-pusher"), wrapper, 0o755)
+		f.remote("binary-path = \"/usr/local/bin/as-pusher\"\n")
+		out := h.exits(0, f.send("--", "run-backup", "--user", "--no-units", "far")...)
+		if !strings.Contains(out, c.kind) || !strings.Contains(out, "1 of 1 modules saved") {
+			t.Errorf("want a line about %q:\n%s", c.kind, out)
+		}
+		f.leak()
+		if left := f.in("sh", "-c", "find /run/user-pusher/sdbackup/memory -mindepth 1 2>/dev/null || true"); left != "" {
+			t.Errorf("left behind: %s", left)
+		}
+	}
+}
+
+// TestRemoteMany sends to 50 hosts, 16 at a time, one of which is down.
+func TestRemoteMany(t *testing.T) {
+	h := newHost(t)
+	if err := prepareSSH(); err != nil {
+		t.Fatal(err)
+	}
+	const hosts = 50
+	var tables, known strings.Builder
+	hostKey := h.read("/etc/ssh/ssh_host_ed25519_key.pub")
+	for i := 1; i <= hosts; i++ {
+		ns, ip := fmt.Sprintf("many%d", i), fmt.Sprintf("10.98.%d.2", i)
+		h.must("ip", "netns", "add", ns)
+		h.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
+		h.must("ip", "link", "add", ns, "type", "veth", "peer", "name", "eth0", "netns", ns)
+		h.must("ip", "addr", "add", fmt.Sprintf("10.98.%d.1/24", i), "dev", ns)
+		h.must("ip", "link", "set", ns, "up")
+		h.must("ip", "-n", ns, "addr", "add", ip+"/24", "dev", "eth0")
+		h.must("ip", "-n", ns, "link", "set", "eth0", "up")
+		if i != 7 {
+			h.must("mkdir", "-p", "/run/sshd")
+			h.must("ip", "netns", "exec", ns, "/usr/sbin/sshd", "-f", "/dev/null", "-o", "UsePAM=no", "-o", "PidFile=/run/sshd/"+ns, "-o", "MaxStartups=100")
+			h.Cleanup(func() { exec.Command("sh", "-c", "kill $(cat /run/sshd/"+ns+")").Run() })
+		}
+		fmt.Fprintf(&tables, "[remote.%s]\nhost = %q\nusername = \"root\"\nprivate-keys = [\"/srv/remote/id\"]\nknown-hosts = \"known_hosts\"\nconfiguration = \"many.toml\"\nkeepalive = \"20s\"\n", ns, ip)
+		fmt.Fprintf(&known, "%s %s", ip, hostKey)
+	}
+	h.write("/etc/sdbackup/many/remotes.toml", tables.String(), 0o644)
+	h.write("/etc/sdbackup/many/many.toml", "[node]\n", 0o644)
+	h.write("/etc/sdbackup/many/known_hosts", known.String(), 0o644)
+	h.Cleanup(func() { os.RemoveAll("/etc/sdbackup/many") })
+	begun := time.Now()
+	out := h.exits(1, "remote-backup", "--config", "/etc/sdbackup/many/remotes.toml", "send", "--all", "--parallel", "16", "--", "schedule-backup", "check")
+	t.Logf("%d hosts took %s", hosts, time.Since(begun))
+	if applied, unreachable := strings.Count(out, "applied"), strings.Count(out, "unreachable"); applied != hosts-1 || unreachable != 1 {
+		t.Errorf("%d applied and %d unreachable; want %d and 1:\n%s", applied, unreachable, hosts-1, out)
 	}
 }
