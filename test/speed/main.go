@@ -47,7 +47,7 @@ func measure() error {
 	for _, part := range []struct {
 		name    string
 		measure func() error
-	}{{"timers", timers}, {"memory", memory}, {"overhead", overhead}, {"retention", retention}, {"gateway", gateways}} {
+	}{{"timers", timers}, {"memory", memory}, {"overhead", overhead}, {"retention", retention}, {"gateway", gateways}, {"remote", remotes}} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue
 		}
@@ -60,7 +60,7 @@ func measure() error {
 
 // install does what a package would.
 func install() error {
-	for _, name := range []string{"schedule-backup", "run-backup", "module-backup", "backup-gateway"} {
+	for _, name := range []string{"schedule-backup", "run-backup", "module-backup", "backup-gateway", "remote-backup"} {
 		data, err := os.ReadFile(filepath.Join(os.Getenv("SDBACKUP_BIN"), name))
 		if err != nil {
 			return err
