@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 	"sync"
 
 	"sdbackup/internal/cli"
@@ -96,7 +97,7 @@ func report(env *cli.Env, asJSON bool, command string, results []remote.Result) 
 		if r.Err == nil {
 			entry.ExitCode = &r.ExitCode
 		} else {
-			entry.Error = r.Err.Error()
+			entry.Error = strings.TrimPrefix(r.Err.Error(), "remote "+r.Remote+": ")
 		}
 		if r.Outcome != remote.Applied {
 			failed++

@@ -90,6 +90,7 @@ func complete(parser *kong.Kong, env *Env) {
 		kongcompletion.WithPredictor("backup", ids((*config.Config).BackupIDs)),
 		kongcompletion.WithPredictor("module", ids((*config.Config).ModuleIDs)),
 		kongcompletion.WithPredictor("drill", ids((*config.Config).DrillIDs)),
+		kongcompletion.WithPredictor("remote", ids((*config.Config).RemoteIDs)),
 		kongcompletion.WithPredictor("destination", ids(func(c *config.Config) []string {
 			return c.DestinationIDs()
 		})),

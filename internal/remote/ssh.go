@@ -168,7 +168,7 @@ func dialSSH(ctx context.Context, r *config.Remote, keys *Keys) (*sshLink, error
 		if strings.Contains(err.Error(), "unable to authenticate") {
 			return nil, fmt.Errorf("%s does not let %s in with the keys that it was shown", r.Host, username)
 		}
-		return nil, fmt.Errorf("log in: %w", err)
+		return nil, errors.New("log in: " + strings.TrimPrefix(err.Error(), "ssh: handshake failed: "))
 	}
 	l := &sshLink{client: ssh.NewClient(c, channels, requests), lost: make(chan struct{}), over: make(chan struct{})}
 	go l.watch(r.Keepalive)
