@@ -21,6 +21,7 @@ var version string
 type common struct {
 	Version    versionFlag    `help:"Print the version and exit."`
 	Completion completionFlag `hidden:"" placeholder:"SHELL" help:"Print what makes bash, zsh or fish complete this command."`
+	Man        manFlag        `hidden:"" help:"Print the manual page of this command."`
 }
 
 type versionFlag bool
@@ -51,7 +52,7 @@ func (f completionFlag) BeforeReset(app *kong.Kong, ctx *kong.Context, path *kon
 	shell, _ := ctx.FlagValue(path.Flag).(completionFlag)
 	lines := map[completionFlag]string{
 		"bash": "complete -C " + name + " " + name,
-		"zsh":  "autoload -U +X bashcompinit && bashcompinit\ncomplete -C " + name + " " + name,
+		"zsh":  zshCompletion(name),
 		"fish": "complete -c " + name + " -f -a \"(env COMP_LINE=(commandline -cp) " + name + ")\"",
 	}
 	if lines[shell] == "" {
@@ -60,6 +61,12 @@ func (f completionFlag) BeforeReset(app *kong.Kong, ctx *kong.Context, path *kon
 	fmt.Fprintln(app.Stdout, lines[shell])
 	app.Exit(ExitOK)
 	return nil
+}
+
+// zshCompletion is good for evaluation and as a file that zsh loads at the first completion, zshcompsys(1): then it completes that, too.
+func zshCompletion(name string) string {
+	return "#compdef " + name + "\nautoload -U +X bashcompinit && bashcompinit\ncomplete -C " + name + " " + name +
+		"\n[[ ${funcstack[1]} != _" + name + " ]] || _bash_complete -C " + name
 }
 
 // complete answers the shell when it asks for completions, in the environment, and ends the program then.
