@@ -14,6 +14,22 @@ import (
 // Header is the first line of every unit file.
 const Header = "# Written by sdbackup. Changes go into drop-ins: systemctl edit UNIT.\n"
 
+// preset is what is enabled where the units are installed, systemd.preset(5).
+//
+//go:embed sdbackup.preset
+var preset string
+
+// Enabled returns the units that are started at every boot, by the preset.
+func Enabled() []string {
+	var names []string
+	for line := range strings.Lines(preset) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "enable "); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 //go:embed *.service *.socket *.path *.slice user
 var files embed.FS
 

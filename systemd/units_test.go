@@ -39,6 +39,22 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// What the preset names is there, and can be enabled.
+func TestEnabled(t *testing.T) {
+	names := Enabled()
+	if !slices.Equal(names, []string{"backup-timers.service", "backup-timers.path", "backup-restore-recover.service"}) {
+		t.Errorf("enabled are %v; want the timers, a look at every change and the recovery of restores", names)
+	}
+	for _, user := range []bool{false, true} {
+		list := Files(user, "")
+		for _, name := range names {
+			if !bytes.Contains(list[name], []byte("[Install]")) {
+				t.Errorf("%s of user %v cannot be enabled", name, user)
+			}
+		}
+	}
+}
+
 func TestFilesAsShipped(t *testing.T) {
 	for name, data := range Files(false, "") {
 		shipped, err := os.ReadFile(name)

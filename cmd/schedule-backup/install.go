@@ -14,10 +14,6 @@ import (
 	"sdbackup/systemd"
 )
 
-// enabled are the units that install-units enables and starts: the timers at boot, a look at every change, and, at boot, whatever a restore
-// in place has left.
-var enabled = []string{"backup-timers.service", "backup-timers.path", "backup-restore-recover.service"}
-
 type installUnits struct {
 	DryRun bool `short:"n" help:"Print the unit files, and change nothing."`
 }
@@ -33,7 +29,7 @@ func (c *installUnits) Run(ctx context.Context, env *cli.Env, root *command) err
 		Folder: paths.Units,
 		Files:  systemd.Files(paths.User, filepath.Dir(program)),
 		Header: []byte(systemd.Header),
-		Enable: enabled,
+		Enable: systemd.Enabled(),
 	}
 	if dir := filepath.Dir(program); !paths.User && (strings.HasPrefix(dir, "/tmp/") || strings.HasPrefix(dir, "/var/tmp/")) {
 		fmt.Fprintf(env.Stderr, "schedule-backup: warning: services do not see %s, for their /tmp is a private one: install the programs elsewhere, say in /usr/local/bin\n", dir)
@@ -69,8 +65,8 @@ func (c *installUnits) Run(ctx context.Context, env *cli.Env, root *command) err
 		if paths.User {
 			user = "--user "
 		}
-		fmt.Fprintf(env.Stderr, "no manager is running: enable the units with \"systemctl %senable %s %s\"\n",
-			user, enabled[0], enabled[1])
+		fmt.Fprintf(env.Stderr, "no manager is running: enable the units with \"systemctl %senable %s\"\n",
+			user, strings.Join(installer.Enable, " "))
 	case len(written) == 0:
 		fmt.Fprintln(env.Stdout, "the units are installed and enabled already")
 	}
