@@ -5,6 +5,7 @@ SHELL       := /bin/bash
 
 export PATH := $(PATH):/usr/local/go/bin
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+COMMIT      ?= $(shell git rev-parse HEAD 2>/dev/null)
 GOBUILD     := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 # Packages with tests that need a systemd have files with the build tag systemd.
 SYSTEMD      = $(shell grep -rl --include='*_test.go' '^//go:build systemd' . | xargs -r -n 1 dirname | sort -u)
@@ -20,7 +21,7 @@ help: ## Print the targets.
 
 build: ## Build the programs into bin/.
 	@mkdir -p bin/test
-	$(GOBUILD) -ldflags "-X sdbackup/internal/cli.version=$(VERSION)" -o bin/ ./cmd/...
+	$(GOBUILD) -ldflags "-X sdbackup/internal/cli.version=$(VERSION) -X sdbackup/internal/cli.commit=$(COMMIT)" -o bin/ ./cmd/...
 	@$(GOBUILD) -o bin/test/ ./test/private-systemd ./test/report ./test/speed
 
 packages: ## Build .deb and .rpm, for amd64 and arm64, into bin/packages/.

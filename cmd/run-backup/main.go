@@ -36,6 +36,19 @@ type command struct {
 	Recover string `hidden:"" placeholder:"ID" help:"Record the run of this backup that died, if one did."`
 }
 
+// Help implements kong.HelpProvider.
+func (*command) Help() string {
+	return `The table of modules goes to standard output, what happens to standard error. check@ID examines the repositories of backup ID.
+
+Examples:
+
+  run-backup nightly
+
+  run-backup --all --json
+
+  run-backup check@nightly`
+}
+
 func main() {
 	os.Exit(cli.Main("run-backup", "Runs backups: every module of each, retention, records and metrics.",
 		new(command), os.Args[1:], cli.OS()))

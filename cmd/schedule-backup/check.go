@@ -19,6 +19,17 @@ type check struct {
 	JSON    bool `help:"Print JSON."`
 }
 
+// Help implements kong.HelpProvider.
+func (*check) Help() string {
+	return `Problems go to standard error, a line each: file:line: key: what is wrong. Warnings make nothing invalid.
+
+Examples:
+
+  schedule-backup check --verbose
+
+  schedule-backup check --config /root/new.toml`
+}
+
 // Run validates the configuration: problems go to standard error, each with its place, and the verdict to standard output.
 func (c *check) Run(ctx context.Context, env *cli.Env, root *command) error {
 	elapses := 0

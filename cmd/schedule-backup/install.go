@@ -18,6 +18,17 @@ type installUnits struct {
 	DryRun bool `short:"n" help:"Print the unit files, and change nothing."`
 }
 
+// Help implements kong.HelpProvider.
+func (*installUnits) Help() string {
+	return `For machines where no package has installed the units. A file that it did not write is never replaced.
+
+Examples:
+
+  schedule-backup install-units
+
+  schedule-backup install-units --dry-run`
+}
+
 // Run writes the units for the binaries beside this one.
 func (c *installUnits) Run(ctx context.Context, env *cli.Env, root *command) error {
 	program, err := os.Executable()

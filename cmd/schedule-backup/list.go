@@ -24,6 +24,17 @@ type listTimers struct {
 	JSON bool `help:"Print JSON."`
 }
 
+// Help implements kong.HelpProvider.
+func (*listTimers) Help() string {
+	return `It fails when an enabled backup will not run again, which makes it a check for a monitoring system.
+
+Examples:
+
+  schedule-backup list-timers
+
+  schedule-backup list-timers --json`
+}
+
 // Run prints the timers by their next elapse. It fails when an enabled backup has none.
 func (c *listTimers) Run(ctx context.Context, env *cli.Env, root *command) error {
 	list, err := root.scheduler(env).Timers(ctx)
@@ -93,6 +104,17 @@ func narrow(w io.Writer) bool {
 
 type listBackups struct {
 	JSON bool `help:"Print JSON."`
+}
+
+// Help implements kong.HelpProvider.
+func (*listBackups) Help() string {
+	return `It needs no service manager. Modules that no enabled backup saves are named at the end.
+
+Examples:
+
+  schedule-backup list-backups
+
+  schedule-backup list-backups --json`
 }
 
 // Run prints the backups, a line a module, and what no backup covers.

@@ -22,6 +22,17 @@ type startTimers struct {
 	DryRun bool `short:"n" help:"Print the difference, + for a timer to start, ~ to replace, - to stop, and change nothing."`
 }
 
+// Help implements kong.HelpProvider.
+func (*startTimers) Help() string {
+	return `The units that install-units writes run it at boot and whenever the configuration changes.
+
+Examples:
+
+  schedule-backup start-timers
+
+  schedule-backup start-timers --dry-run`
+}
+
 // Run reconciles the timers and reports what that came to.
 func (c *startTimers) Run(ctx context.Context, env *cli.Env, root *command) error {
 	if !c.DryRun {
@@ -87,6 +98,15 @@ func verdict(report schedule.Report, err error) error {
 }
 
 type stopTimers struct{}
+
+// Help implements kong.HelpProvider.
+func (*stopTimers) Help() string {
+	return `A run that is under way goes on. What is missed until the timers are started again is caught up then.
+
+Example:
+
+  schedule-backup stop-timers`
+}
 
 // Run stops the timers.
 func (c *stopTimers) Run(ctx context.Context, env *cli.Env, root *command) error {

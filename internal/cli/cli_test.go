@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -190,15 +191,15 @@ func TestHelp(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	old := version
-	defer func() { version = old }()
-	version = "v1.2.3"
+	oldVersion, oldCommit := version, commit
+	defer func() { version, commit = oldVersion, oldCommit }()
+	version, commit = "v1.2.3", "0123abcd"
 	code, stdout, stderr := run("x", []string{"--version"}, nil)
-	if code != ExitOK || stdout != "x v1.2.3\n" || stderr != "" {
-		t.Errorf("--version: %d, stdout %q, stderr %q; want x v1.2.3", code, stdout, stderr)
+	if want := "x v1.2.3 (commit 0123abcd, " + runtime.Version() + ")\n"; code != ExitOK || stdout != want || stderr != "" {
+		t.Errorf("--version: %d, stdout %q, stderr %q; want %q", code, stdout, stderr, want)
 	}
-	version = ""
-	if Version() == "" {
+	version, commit = "", ""
+	if Version() == "" || revision() == "" {
 		t.Error("a build that was given no version has none; want that of its build information")
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"maps"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -14,8 +15,8 @@ import (
 	"sdbackup/internal/config"
 )
 
-// version is set by the linker; without it the build information tells.
-var version string
+// version and commit are set by the linker; without them the build information tells.
+var version, commit string
 
 // common are the flags that every binary has.
 type common struct {
@@ -28,7 +29,7 @@ type versionFlag bool
 
 // BeforeReset implements a hook of kong: it runs before required arguments are missed.
 func (versionFlag) BeforeReset(app *kong.Kong) error {
-	fmt.Fprintln(app.Stdout, app.Model.Name, Version())
+	fmt.Fprintf(app.Stdout, "%s %s (commit %s, %s)\n", app.Model.Name, Version(), revision(), runtime.Version())
 	app.Exit(ExitOK)
 	return nil
 }
@@ -42,6 +43,21 @@ func Version() string {
 		return info.Main.Version
 	}
 	return "(devel)"
+}
+
+// revision is the commit that this build is of.
+func revision() string {
+	if commit != "" {
+		return commit
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
 }
 
 type completionFlag string
@@ -108,7 +124,7 @@ func complete(parser *kong.Kong, env *Env) {
 	refine(parser.Model.Node, command)
 	if sub := parser.Model.DefaultCmd; sub != nil { // its arguments may follow without its name
 		command.Args = command.Sub[sub.Name].Args
-		maps.Copy(command.Flags, command.Sub[sub.Name].Flags)
+		maps.Copy(command.GlobalFlags, command.Sub[sub.Name].GlobalFlags)
 	}
 	completion := posener.New(parser.Model.Name, command)
 	completion.Out = env.Stdout
