@@ -8,8 +8,10 @@
 //	schedule-backup [...] list-backups [--json]
 //	schedule-backup [...] install-units [--dry-run]
 //	schedule-backup [...] check [--verbose] [--json]
+//	schedule-backup [...] init [--to PLACE] [--schedule EXPRESSION] [--run] [--dry-run] [--json] [FOLDER...]
+//	schedule-backup [...] doctor [--timeout DURATION] [--json]
 //
-// It exits with 0 when all was done; 1 when the manager refused something, or an enabled backup has no next elapse; 2 when
+// It exits with 0 when all was done; 1 when the manager refused something, an enabled backup has no next elapse, or doctor found a problem; 2 when
 // the configuration has errors, after doing what can be done in spite of them.
 package main
 
@@ -30,6 +32,8 @@ import (
 type command struct {
 	cli.Source
 
+	Init         initialize   `cmd:"" help:"Write a first configuration: the folders to save, where to, and a password. It asks for what is not given."`
+	Doctor       examine      `cmd:"" help:"Look at all that backups need on this machine, and tell what is wrong and what to do about it."`
 	StartTimers  startTimers  `cmd:"" help:"Make the timers of the manager those of the configuration: start, replace and stop what differs, and leave the rest untouched."`
 	StopTimers   stopTimers   `cmd:"" help:"Stop the timers of all backups."`
 	ListTimers   listTimers   `cmd:"" help:"List the timers: when they elapse, when they did, and how that ended."`

@@ -26,3 +26,11 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits},
 	})
 }
+
+// TestFirst runs testdata/first with the programs as they are built: they call one another.
+func TestFirst(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/first", Setup: clitest.Setup(t, ".", "../run-backup", "../module-backup", "../restore-backup"),
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits, "here": clitest.Here},
+	})
+}

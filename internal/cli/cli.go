@@ -236,7 +236,7 @@ func exitCodes(name string) string {
 		"remote-backup":      "0 done, 1 failed, unreachable or what ran there failed, 2 usage or configuration; send to one remote ends with the exit code of its command",
 		"restore-backup":     "0 done, 1 failed, 2 usage or configuration, 3 this drill is already running",
 		"run-backup":         "0 every module is saved, 1 at least one failed, 2 usage or configuration, 3 none failed but at least one stayed locked, or this backup is already running",
-		"schedule-backup":    "0 done, 1 the manager refused something or an enabled backup has no next elapse, 2 usage or configuration",
+		"schedule-backup":    "0 done, 1 the manager refused something, an enabled backup has no next elapse, or doctor found a problem, 2 usage or configuration",
 	}[name]
 	if meaning == "" {
 		meaning = "0 done, 1 failed, 2 usage or configuration"

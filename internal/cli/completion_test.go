@@ -112,7 +112,8 @@ func TestCompletion(t *testing.T) {
 		{"backup-destination --config web.toml export a", nil, "archive"},
 		{"backup-destination --config web.toml add ", nil, ""},
 		{"backup-destination u", nil, "undelete"},
-		{"schedule-backup ", nil, "check install-units list-backups list-timers start-timers stop-timers"},
+		{"schedule-backup ", nil, "check doctor init install-units list-backups list-timers start-timers stop-timers"},
+		{"schedule-backup --config web.toml init --to ", nil, "archive cloud"},
 		{"schedule-backup list-", nil, "list-backups list-timers"},
 		{"schedule-backup check --v", nil, "--verbose --version"},
 	} {

@@ -157,3 +157,6 @@ func Duration(d time.Duration) string {
 	}
 	return strings.Join(parts, " ")
 }
+
+// Line makes a text of anywhere safe for one line of a terminal.
+func Line(s string) string { return clean(s) }

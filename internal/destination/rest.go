@@ -124,14 +124,14 @@ func (p *restProber) list(ctx context.Context) error {
 		}
 		return err
 	}
-	if _, err := p.call(ctx, http.MethodHead, "sdbackup-probe/"+randomUUID()+"/config", nil); err != nil && status(err) != http.StatusNotFound {
+	if _, err := p.call(ctx, http.MethodHead, "sdbackup-probe/"+RandomUUID()+"/config", nil); err != nil && status(err) != http.StatusNotFound {
 		return err
 	}
 	return errNotYet
 }
 
 func (p *restProber) create(ctx context.Context, name string, data []byte) error {
-	p.repository += name + "/" + randomUUID() + "/"
+	p.repository += name + "/" + RandomUUID() + "/"
 	sum := sha256.Sum256(data)
 	p.lock = hex.EncodeToString(sum[:])
 	if _, err := p.call(ctx, http.MethodPost, "?create=true", nil); err != nil {

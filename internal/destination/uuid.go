@@ -33,8 +33,8 @@ func (i identity) uuid() string {
 	return formatUUID([16]byte(sum[:16]), 5)
 }
 
-// randomUUID is version 4.
-func randomUUID() string {
+// RandomUUID is version 4.
+func RandomUUID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return formatUUID(b, 4)

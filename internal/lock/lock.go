@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -57,11 +56,8 @@ func TryExclusive(path, holder string) (*Lock, error) {
 	}
 	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		data, _ := io.ReadAll(io.LimitReader(f, maxHolderBytes))
+		held := heldBy(f, path)
 		f.Close()
-		held := parseHolder(string(data))
-		held.Path = path
-		held.Gone = held.PID != 0 && errors.Is(unix.Kill(held.PID, 0), unix.ESRCH)
 		return nil, held
 	}
 	if err != nil {
