@@ -49,10 +49,15 @@ func TestSystemdVerify(t *testing.T) {
 
 // The services are exposed no more than their hooks need; systemd-analyze(1), security.
 func TestSystemdSecurity(t *testing.T) {
-	const threshold = "75" // in tenths; a service without any of it has 96
+	// In tenths; a service without any of it has 96. What is open, and for what, is said in each unit; test/system tries it.
+	const hooks, gateway = "60", "29"
 	for _, path := range write(t, false) {
 		if filepath.Ext(path) != ".service" {
 			continue
+		}
+		threshold := hooks
+		if filepath.Base(path) == "backup-gateway.service" {
+			threshold = gateway
 		}
 		out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold="+threshold, path).CombinedOutput()
 		if err != nil {
