@@ -41,9 +41,7 @@ type step struct {
 	shows   []string
 }
 
-var (
-	indented = regexp.MustCompile(`^ {4,}`)
-)
+var indented = regexp.MustCompile(`^ {4,}`)
 
 // steps reads a page.
 func steps(text string) []step {
