@@ -9,7 +9,7 @@ COMMIT      ?= $(shell git rev-parse HEAD 2>/dev/null)
 GOBUILD     := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 # Packages with tests that need a systemd have files with the build tag systemd.
 SYSTEMD      = $(shell grep -rl --include='*_test.go' '^//go:build systemd' . | xargs -r -n 1 dirname | sort -u)
-SYSTEM_TEST  = -count 1 -p 1 -timeout 8m -tags systemd -exec "$(CURDIR)/test/in-systemd"
+SYSTEM_TEST  = -count 1 -p 1 -timeout 12m -tags systemd -exec "$(CURDIR)/test/in-systemd"
 # The race detector needs a C compiler.
 RACE         = $(shell command -v gcc >/dev/null && echo -race)
 SCRIPTS      = .ci/run $(shell grep -rlE '^\#!/bin/(ba)?sh|^\# shellcheck shell' --exclude-dir=testdata test packaging)

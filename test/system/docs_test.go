@@ -122,6 +122,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`\b\d+(\.\d+)? ([KMGT]i)?B\b`), "SIZE"},
 	{regexp.MustCompile(`\b\d+ %`), "PERCENT"},
 	{regexp.MustCompile(`\b(\d+(y|w|d|h|min|s|ms|us) ?)+\b`), "SPAN "},
+	{regexp.MustCompile(`SIZE +(-|SPAN ) +`), "SIZE TOOK "}, // restic before 0.17 does not say how long a snapshot took
 	{regexp.MustCompile(`\b(process|PID) \d+\b`), "$1 NUMBER"},
 	{regexp.MustCompile(`\bversion \d+(\.\d+)?[^;]*`), "VERSION"},
 	{regexp.MustCompile(`^([-dl][-rwxsStT]{9}) +\d+ +\d+ `), "$1 UID GID "},
@@ -277,6 +278,7 @@ func TestDocumentation(t *testing.T) {
 			h.private("/etc/sdbackup", "/srv", "/root", "/home", "/var/lib/wiki1", textfiles)
 			// As after install-units; but nobody watches the configuration, so that what a page shows happens when it says.
 			h.must("systemctl", "restart", "backup-timers.service")
+			h.must("systemctl", "stop", "backup-timers.path")
 			for _, s := range commands {
 				h.do(name, s)
 			}
