@@ -73,6 +73,7 @@ type Snapshot struct {
 	Tags    []string  `json:"tags"`
 	Host    string    `json:"hostname"`
 	Paths   []string  `json:"paths"`             // absolute, what was saved
+	UID     uint32    `json:"uid"`               // of who saved it
 	Summary *Counts   `json:"summary,omitempty"` // of snapshots that restic 0.17 and newer made; else nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -232,11 +233,23 @@ func (r *Restorer) candidates(ctx context.Context, d *config.Destination) ([]can
 	if folder, local := d.Local(); local {
 		found, err := r.local(d, folder)
 		if err != nil {
-			return nil, "", fmt.Errorf("list destination %s: %w", d.ID, err)
+			return nil, "", listing(d, err)
 		}
 		return found, "", nil
 	}
 	return r.configured(d), fmt.Sprintf("destination %s: without the gateway only the modules of the configuration are known", d.ID), nil
+}
+
+// listing is the error of a destination that cannot be listed.
+func listing(d *config.Destination, err error) error {
+	if folder, local := d.Local(); local && !d.Gateway && errors.Is(err, fs.ErrNotExist) {
+		return noFolder(d, folder)
+	}
+	return fmt.Errorf("list destination %s: %w", d.ID, err)
+}
+
+func noFolder(d *config.Destination, folder string) error {
+	return fmt.Errorf("destination %s: there is no folder %s; is its disk mounted?", d.ID, folder)
 }
 
 // configured are the repositories that the configuration knows at a destination.

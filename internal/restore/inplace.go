@@ -80,6 +80,7 @@ func (r *Restorer) checkPlaces(ctx context.Context, p *Plan) error {
 	for i := range p.places {
 		p.places[i].check(add)
 	}
+	p.checkOwner(add)
 	p.checkPrivileges(add)
 	p.checkRoom(ctx, add)
 	return nil
@@ -203,6 +204,20 @@ func (at *place) check(add adder) {
 	if unix.Access(at.stage, unix.W_OK|unix.X_OK) != nil {
 		add("restore it elsewhere with --target", "nothing can be written to %s", at.stage)
 	}
+}
+
+// checkOwner refuses what the module's user would not own: users have other numbers on another machine, and files are restored with their own.
+func (p *Plan) checkOwner(add adder) {
+	u, err := module.LookupUser(p.into.User, p.into.Group)
+	files := p.Point.Files()
+	if err != nil || os.Geteuid() != 0 || len(p.places) == 0 || files == nil || files.UID == 0 || u.UID == 0 || files.UID == u.UID {
+		return
+	}
+	advice := "restore it into a new folder, and give the files to it"
+	if p.As == "" {
+		advice = fmt.Sprintf("give it the old number: usermod -u %d %s; or %s", files.UID, u.Name, advice)
+	}
+	add(advice, "the snapshot was saved by the user of number %d, to whom the files would belong, and %s is %d here", files.UID, u.Name, u.UID)
 }
 
 // checkPrivileges refuses what would give a module's user more than it has: it could have saved such files itself.

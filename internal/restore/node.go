@@ -30,7 +30,7 @@ func (r *Restorer) NodeCopy(ctx context.Context, destination, node string, passp
 	}
 	at, err := r.copiesAt(ctx, d)
 	if err != nil {
-		return nodecopy.Copy{}, fmt.Errorf("list destination %s: %w", destination, err)
+		return nodecopy.Copy{}, listing(d, err)
 	}
 	defer at.close()
 	var uuids []string // of a node there is one copy, and perhaps one that is on its way

@@ -20,6 +20,7 @@ type Snapshot struct {
 	Bytes   *uint64   `json:"bytes,omitempty"`   // likewise
 	Seconds *float64  `json:"seconds,omitempty"` // that the backup took; likewise
 	Paths   []string  `json:"paths"`
+	UID     uint32    `json:"uid"` // of the user who saved it
 }
 
 // Short is the ID as restic shows it.
@@ -106,7 +107,7 @@ func points(list []restic.Snapshot) []Point {
 		if dump == "" {
 			delete(groups, key)
 		}
-		one := Snapshot{ID: s.ID, Dump: dump, Time: s.Time, Host: s.Host, Paths: s.Paths}
+		one := Snapshot{ID: s.ID, Dump: dump, Time: s.Time, Host: s.Host, Paths: s.Paths, UID: s.UID}
 		if c := s.Summary; c != nil {
 			seconds := c.End.Sub(c.Start).Seconds()
 			one.Files, one.Bytes, one.Seconds = &c.Files, &c.Bytes, &seconds

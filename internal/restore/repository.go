@@ -211,7 +211,7 @@ func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
 		if _, err := os.Stat(prefix); err != nil {
 			o.close()
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil, fmt.Errorf("destination %s: there is no folder %s; is its disk mounted?", d.ID, prefix)
+				return nil, noFolder(d, prefix)
 			}
 			return nil, fmt.Errorf("destination %s: %w", d.ID, err)
 		}

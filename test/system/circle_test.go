@@ -152,7 +152,14 @@ func (h *host) becomesNode() {
 			h.Errorf("before the application is installed it says\n%s\nwant %q", out, want)
 		}
 	}
+	h.must("useradd", "--system", "--no-create-home", "--uid=952", "--shell=/usr/sbin/nologin", "notes")
 	h.installNotes()
+	if out := h.exits(1, "restore-backup", "notes", "--in-place"); !strings.Contains(out, "usermod -u 951 notes") {
+		h.Errorf("of a user with another number it says\n%s", out)
+	}
+	h.must("usermod", "-u", "951", "notes")
+	h.must("groupmod", "-g", "951", "notes")
+	h.must("chown", "-R", "notes:", notesDir)
 	if err := os.Mkdir(oddDir, 0o755); err != nil {
 		h.Fatal(err)
 	}
