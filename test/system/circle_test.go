@@ -313,8 +313,10 @@ func (h *host) makeOddTree() {
 		must(unix.Lsetxattr(at("kinds/dangling"), "trusted.of.a.link", []byte("x"), 0), os.Symlink("not \xff UTF-8", at("kinds/odd")))
 	}
 
-	ages := map[string]time.Time{"kinds/empty": time.Unix(1, 1), "kinds/acl": time.Unix(-86400, 999999999), "kinds/dangling": time.Unix(981173106, 7), "kinds/fifo": time.Unix(4102444800, 123456789),
-		"names/new\nline": time.Unix(1e9, 0), "kinds/empty folder": time.Unix(1e9, 1), "": time.Unix(1e9, 2)}
+	ages := map[string]time.Time{
+		"kinds/empty": time.Unix(1, 1), "kinds/acl": time.Unix(-86400, 999999999), "kinds/dangling": time.Unix(981173106, 7), "kinds/fifo": time.Unix(4102444800, 123456789),
+		"names/new\nline": time.Unix(1e9, 0), "kinds/empty folder": time.Unix(1e9, 1), "": time.Unix(1e9, 2),
+	}
 	for name, age := range ages {
 		stamp := unix.NsecToTimespec(age.UnixNano())
 		must(unix.UtimesNanoAt(unix.AT_FDCWD, at(name), []unix.Timespec{stamp, stamp}, unix.AT_SYMLINK_NOFOLLOW))
