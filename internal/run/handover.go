@@ -20,16 +20,27 @@ import (
 // handOverTimeout bounds how long the manager may take to read a secret.
 const handOverTimeout = 30 * time.Second
 
-// handOver lets the manager read the secrets of a configuration that another host sent: they are in memory that only this process can open.
-// It listens at a socket, from which the manager loads the credentials of the unit, LoadCredential= of systemd.exec(5), and puts the socket
-// in place of the paths.
+// maxAddress bounds the address of a socket, unix(7).
+const maxAddress = 107
+
+// handOver lets the manager load the secrets of a configuration that another host sent, which are in memory that only this process can open.
+//
+// That of the system opens them where this process has them: root may. That of a user may not, for this process keeps what it has open from others
+// of its user; it loads them from a socket that it is given in place of the paths, LoadCredential= of systemd.exec(5).
 func (s Units) handOver(secrets *module.Secrets, unit string, log *slog.Logger) (closeSocket func(), err error) {
 	all := map[string]*module.Secret{
 		module.PasswordCredential: &secrets.Password, module.EnvironmentCredential: &secrets.Environment, module.CACertCredential: &secrets.CACert,
 	}
 	paths := map[string]string{}
 	for id, secret := range all {
-		if config.InMemory(secret.Path) {
+		switch {
+		case !config.InMemory(secret.Path):
+		case !s.Paths.User:
+			secret.Path = strings.Replace(secret.Path, "/proc/self/", fmt.Sprintf("/proc/%d/", os.Getpid()), 1)
+		// The manager tells what it loads by the address that it connects from.
+		case len(fmt.Sprintf("@%016x/unit/%s/%s", 0, unit, id)) > maxAddress:
+			return nil, fmt.Errorf("the IDs of backup and module are too long to hand the secrets of a user's service over: %s", unit)
+		default:
 			paths[id] = secret.Path
 		}
 	}

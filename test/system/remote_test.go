@@ -454,11 +454,24 @@ func TestRemoteUser(t *testing.T) {
 	f.in("useradd", "--create-home", "--shell", "/bin/bash", "pusher")
 	f.in("sh", "-c", "install -d -m 700 -o pusher /home/pusher/.ssh /run/user-pusher && chown -R pusher: /var/lib/test-remote5 /srv/backup")
 	environment := "XDG_RUNTIME_DIR=/run/user-pusher"
-	for _, c := range []struct{ options, kind string }{{"", "never swapped (ramfs)"}, {"-p RestrictNamespaces=yes", "sealed memory"}} {
+	f.in("loginctl", "enable-linger", "pusher")
+	uid := strings.TrimSpace(f.in("id", "-u", "pusher"))
+	h.eventually(30*time.Second, "the user's manager runs", func() bool {
+		_, err := os.Stat(f.path("/run/user/" + uid + "/systemd/private"))
+		return err == nil
+	})
+	const ramfs, memfd = "never swapped (ramfs)", "sealed memory"
+	for _, c := range []struct{ options, kind, units string }{
+		{"", ramfs, "--no-units"}, {"-p RestrictNamespaces=yes", memfd, "--no-units"}, {"", ramfs, ""}, {"-p RestrictNamespaces=yes", memfd, ""},
+	} {
+		environment := environment
+		if c.units == "" {
+			environment = "XDG_RUNTIME_DIR=/run/user/" + uid
+		}
 		wrapper := "#!/bin/sh\nexec systemd-run --quiet --pipe --wait --collect --uid=pusher -E HOME=/home/pusher -E USER=pusher -E " + environment + " " + c.options + " /usr/bin/remote-backup \"$@\"\n"
 		h.write(f.path("/usr/local/bin/as-pusher"), wrapper, 0o755)
 		f.remote("binary-path = \"/usr/local/bin/as-pusher\"\n")
-		out := h.exits(0, f.send("--", "run-backup", "--user", "--no-units", "far")...)
+		out := h.exits(0, f.send(strings.Fields("-- run-backup --user far "+c.units)...)...)
 		if !strings.Contains(out, c.kind) || !strings.Contains(out, "1 of 1 modules saved") {
 			t.Errorf("want a line about %q:\n%s", c.kind, out)
 		}
