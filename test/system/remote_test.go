@@ -85,7 +85,9 @@ func (h *host) far(name string) *far {
 	h.must("ip", "link", "set", f.link, "up")
 	h.Cleanup(func() { exec.Command("ip", "link", "del", f.link).Run() })
 	f.in("sh", "-c", `ip addr add `+f.ip+`/24 dev eth0 && ip link set eth0 up && touch /run/booted && mkdir -p /run/sshd /srv/backup && hostname `+name+` &&
-schedule-backup install-units >/dev/null && systemd-run --quiet --unit=sshd -p KillMode=process /usr/sbin/sshd -D -e -f /dev/null -o UsePAM=no`)
+schedule-backup install-units >/dev/null && set -- -f /dev/null -o UsePAM=no -o HostKey=/etc/ssh/ssh_host_ed25519_key &&
+if /usr/sbin/sshd -t "$@" -o PerSourcePenalties=no 2>/dev/null; then set -- "$@" -o PerSourcePenalties=no; fi
+systemd-run --quiet --unit=sshd -p KillMode=process /usr/sbin/sshd -D -e "$@"`)
 	h.eventually(30*time.Second, "the far sshd listens", func() bool {
 		return exec.Command("ssh-keyscan", "-T", "2", f.ip).Run() == nil && strings.Contains(string(first(exec.Command("ssh-keyscan", "-T", "2", f.ip).Output())), "ed25519")
 	})
@@ -204,8 +206,8 @@ func (f *far) leak() {
 	f.Helper()
 	// Whatever is written there is on the disk of that machine, an overlay, or in its file systems in memory. The mounts of services are
 	// under /run/credentials, and for them.
-	for name := range strings.Lines(f.in("sh", "-c", `for fs in / /run /tmp /dev/shm; do
-find $fs -xdev \( -path /run/credentials -o -path /usr -o -path /root/.cache -o -path /proc \) -prune -o -type f -cnewer /run/booted -print; done; true`)) {
+	for name := range strings.Lines(f.in("sh", "-c", `{ find / -xdev -maxdepth 3 \( -path /usr -o -path /proc \) -prune -o -type f -cnewer /run/booted -print
+for dir in /etc /var /srv /home /opt /mnt /media /run /tmp /dev/shm; do [ ! -d $dir ] || find $dir -xdev -path /run/credentials -prune -o -type f -cnewer /run/booted -print; done; } 2>/dev/null; true`)) {
 		name = strings.TrimSuffix(name, "\n")
 		if data, err := os.ReadFile(f.path(name)); err == nil && bytes.Contains(data, []byte(farPassword)) {
 			f.Errorf("the password is in %s", name)
@@ -348,7 +350,7 @@ func TestRemoteDeath(t *testing.T) {
 		{"SIGTERM of the sender", func(b *background) { b.cmd.Process.Signal(syscall.SIGTERM) }},
 		{"SIGINT of the sender", func(b *background) { b.cmd.Process.Signal(syscall.SIGINT) }},
 		{"SIGKILL of the sender", func(b *background) { b.cmd.Process.Kill() }},
-		{"SIGKILL of sshd", func(*background) { f.in("sh", "-c", "pkill -KILL -f '^sshd: root@notty'") }},
+		{"SIGKILL of sshd", func(*background) { f.in("sh", "-c", "pkill -KILL -f '^sshd[-a-z]*: root@notty'") }},
 		{"SIGKILL of the receiver", func(*background) { f.in("pkill", "-KILL", "-x", "remote-backup") }},
 		{"a network that is cut", func(*background) { h.must("ip", "link", "set", f.link, "down") }},
 	} {
@@ -454,12 +456,8 @@ func TestRemoteUser(t *testing.T) {
 	f.in("useradd", "--create-home", "--shell", "/bin/bash", "pusher")
 	f.in("sh", "-c", "install -d -m 700 -o pusher /home/pusher/.ssh /run/user-pusher && chown -R pusher: /var/lib/test-remote5 /srv/backup")
 	environment := "XDG_RUNTIME_DIR=/run/user-pusher"
-	f.in("loginctl", "enable-linger", "pusher")
 	uid := strings.TrimSpace(f.in("id", "-u", "pusher"))
-	h.eventually(30*time.Second, "the user's manager runs", func() bool {
-		_, err := os.Stat(f.path("/run/user/" + uid + "/systemd/private"))
-		return err == nil
-	})
+	f.in("systemctl", "start", "user@"+uid+".service")
 	const ramfs, memfd = "never swapped (ramfs)", "sealed memory"
 	for _, c := range []struct{ options, kind, units string }{
 		{"", ramfs, "--no-units"}, {"-p RestrictNamespaces=yes", memfd, "--no-units"}, {"", ramfs, ""}, {"-p RestrictNamespaces=yes", memfd, ""},
@@ -502,7 +500,7 @@ func TestRemoteMany(t *testing.T) {
 		h.must("ip", "-n", ns, "link", "set", "eth0", "up")
 		if i != 7 {
 			h.must("mkdir", "-p", "/run/sshd")
-			h.must("ip", "netns", "exec", ns, "/usr/sbin/sshd", "-f", "/dev/null", "-o", "UsePAM=no", "-o", "PidFile=/run/sshd/"+ns, "-o", "MaxStartups=100")
+			h.must("ip", "netns", "exec", ns, "/usr/sbin/sshd", "-f", "/dev/null", "-o", "UsePAM=no", "-o", "HostKey=/etc/ssh/ssh_host_ed25519_key", "-o", "PidFile=/run/sshd/"+ns, "-o", "MaxStartups=100")
 			h.Cleanup(func() { exec.Command("sh", "-c", "kill $(cat /run/sshd/"+ns+")").Run() })
 		}
 		fmt.Fprintf(&tables, "[remote.%s]\nhost = %q\nusername = \"root\"\nprivate-keys = [\"/srv/remote/id\"]\nknown-hosts = \"known_hosts\"\nconfiguration = \"many.toml\"\nkeepalive = \"20s\"\n", ns, ip)
