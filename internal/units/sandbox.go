@@ -45,7 +45,7 @@ func (s Service) settings(user bool, resolve func(string) string) ([]sd.Property
 	all["Slice"] = cmp.Or(s.Slice, DefaultSlice)
 	all["UMask"] = "0077"
 	all["LimitCORE"] = int64(0) // restic has the secrets in memory
-	all["OOMPolicy"] = "stop" // the program itself gets the chance to clean up when a child of it was killed
+	all["OOMPolicy"] = "stop"   // the program itself gets the chance to clean up when a child of it was killed
 	if !user && !s.Unconfined {
 		// A manager of a user has not the privileges that a sandbox takes.
 		maps.Copy(all, s.sandbox(resolve))
