@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	tableHeading = regexp.MustCompile("^###? (\\[+)([a-z.]+?)(\\.ID)?(\\.[a-z]+)?(\\]+)$")
+	tableHeading = regexp.MustCompile(`^###? \[+[a-z]+(\.ID)?(\.[a-z]+)?\]+$`)
 	keyCell      = regexp.MustCompile("`([a-z-]+)`")
 )
 

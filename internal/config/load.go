@@ -187,12 +187,13 @@ func (l *loader) text(path, text string) {
 		}
 	}
 	top := &table{loader: l, file: path, kind: KindFile, data: tree, known: map[string]bool{}}
+	if message := wrongVersion(tree["version"]); message != "" {
+		l.fileProblem(top.at("version"), "%s", message)
+		return // its keys may mean something else
+	}
 	for _, key := range slices.Sorted(maps.Keys(tree)) {
 		switch key {
 		case "version":
-			if v, ok := tree[key].(int64); !ok || v != version {
-				l.fileProblem(top.at(key), "version is not known to this program; want version = %d", version)
-			}
 		case "node", "metrics", "gateway", "serve":
 			data, ok := tree[key].(map[string]any)
 			if !ok {
@@ -221,6 +222,20 @@ func (l *loader) text(path, text string) {
 			}
 			l.problems = append(l.problems, Problem{Position: top.at(key), Kind: KindFile, Key: key, Message: "is not known here; " + hint})
 		}
+	}
+}
+
+// wrongVersion says what is wrong with the version of the grammar that a file is written in, and what to do. Nothing of such a file is guessed.
+func wrongVersion(value any) string {
+	switch v, isNumber := value.(int64); {
+	case value == nil || v == version:
+		return ""
+	case !isNumber:
+		return fmt.Sprintf("version is %s; want version = %d", typeName(value), version)
+	case v > version:
+		return fmt.Sprintf("version %d is of a later sdbackup, and this one knows %d; install that one, or write the file as sdbackup.toml(5) has it and say version = %d", v, version, version)
+	default:
+		return fmt.Sprintf("version %d is an older grammar, and this sdbackup knows %d; change the file as VERSIONS in sdbackup.toml(5) tells, and say version = %d", v, version, version)
 	}
 }
 

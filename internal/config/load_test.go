@@ -371,3 +371,25 @@ func FuzzLoad(f *testing.F) {
 		c.Uncovered()
 	})
 }
+
+// Of a file in another grammar nothing is guessed: it is refused as a whole, with the way out.
+func TestVersion(t *testing.T) {
+	for _, tc := range []struct{ line, want string }{
+		{"", ""},
+		{"version = 1", ""},
+		{"version = 0", "version 0 is an older grammar, and this sdbackup knows 1; change the file as VERSIONS in sdbackup.toml(5) tells, and say version = 1"},
+		{"version = 2", "version 2 is of a later sdbackup, and this one knows 1; install that one, or write the file as sdbackup.toml(5) has it and say version = 1"},
+		{"version = \"1\"", "version is a string; want version = 1"},
+	} {
+		c := Load([]string{write(t, t.TempDir()+"/t.toml", "# of a test\n"+tc.line+"\n[node]\nname = \"web1\"\nnme = \"\"\n")}, nil)
+		if tc.want == "" {
+			if c.Node.Name != "web1" || len(c.Problems) != 1 {
+				t.Errorf("%q: %q, %v; want the file to be read", tc.line, c.Node.Name, c.Problems)
+			}
+			continue
+		}
+		if len(c.Problems) != 1 || c.Problems[0].Message != tc.want || c.Problems[0].Line != 2 || c.Problems[0].Kind != KindFile || c.Problems[0].Warning {
+			t.Errorf("%q: %v; want %s, in line 2, and nothing else", tc.line, c.Problems, tc.want)
+		}
+	}
+}

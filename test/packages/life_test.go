@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // family is a kind of packages.
@@ -23,28 +24,31 @@ type family struct {
 	config string
 }
 
-var (
-	deb = family{
-		format: "deb", install: []string{"dpkg", "--install"}, again: []string{"dpkg", "--install"}, older: []string{"dpkg", "--install"},
+func TestDeb(t *testing.T) {
+	install := []string{"dpkg", "--install"}
+	life(t, family{
+		format: "deb", install: install, again: install, older: install,
 		remove: []string{"dpkg", "--remove", "sdbackup"}, purge: []string{"dpkg", "--purge", "sdbackup"},
 		config: example,
-	}
-	// The tree is Debian's: rpm knows nothing of what restic and systemd came by, and would rather not be used there.
-	rpm = family{
-		format: "rpm", install: []string{"rpm", "--upgrade", "--nodeps", "--force-debian"},
-		again: []string{"rpm", "--upgrade", "--nodeps", "--force-debian", "--replacepkgs"}, older: []string{"rpm", "--upgrade", "--nodeps", "--force-debian", "--oldpackage"},
-		remove: []string{"rpm", "--erase", "--nodeps", "--force-debian", "sdbackup"},
-		config: example + ".rpmsave",
-	}
-)
-
-func TestDeb(t *testing.T) { life(t, deb) }
+	})
+}
 
 func TestRpm(t *testing.T) {
-	if _, err := exec.LookPath("rpm"); err != nil {
-		t.Skip("no rpm in this tree; there is one in that of Debian 12")
+	life(t, family{
+		format: "rpm", install: rpmCommand(t, "--upgrade"), again: rpmCommand(t, "--upgrade", "--replacepkgs"), older: rpmCommand(t, "--upgrade", "--oldpackage"),
+		remove: rpmCommand(t, "--erase", "sdbackup"),
+		config: example + ".rpmsave",
+	})
+}
+
+// rpmCommand calls rpm on a Debian: it knows nothing of what restic and systemd came by there, and that of Debian 12 would rather not be used.
+func rpmCommand(t *testing.T, args ...string) []string {
+	t.Helper()
+	argv := append([]string{"rpm", "--nodeps"}, args...)
+	if strings.Contains(must(t, "rpm", "--help"), "--force-debian") {
+		argv = append(argv, "--force-debian")
 	}
-	life(t, rpm)
+	return argv
 }
 
 const configuration = `version = 1
@@ -167,6 +171,7 @@ func (h *host) installed() {
 			h.Fatal(err)
 		}
 	}
+	since := time.Now().Format("2006-01-02 15:04:05.000000")
 	h.manage(h.install, pkg(h.T, current, h.format))
 	for _, unit := range []string{"backup-timers.service", "backup-timers.path"} {
 		if got := strings.TrimSpace(must(h.T, "systemctl", "is-enabled", unit)); got != "enabled" {
@@ -180,7 +185,7 @@ func (h *host) installed() {
 		h.Errorf("without a configuration there are timers: %s", out)
 	}
 	h.healthy()
-	if out := must(h.T, "journalctl", "--quiet", "--priority=err", "--unit=backup*"); out != "" {
+	if out := must(h.T, "journalctl", "--quiet", "--since="+since, "--priority=err", "--unit=backup*"); out != "" {
 		h.Errorf("the services complain: %s", out)
 	}
 	for path, want := range map[string]os.FileMode{"/etc/sdbackup": 0o755, "/etc/sdbackup/secret": 0o700, example: 0o644, "/run/sdbackup": 0o755, "/run/sdbackup/tokens": 0o700, "/run/lock/sdbackup": 0o755} {
