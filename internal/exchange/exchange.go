@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,7 @@ func (s Store) Run(ctx context.Context, id string) (Outcome, error) {
 	if err = s.forward(ctx, j); err != nil && j.State == Exchanging {
 		return s.back(ctx, j, err)
 	}
-	return s.end(j, err), err
+	return s.finish(j, err), err
 }
 
 // Recover undoes an exchange that was interrupted before it was committed, and removes what is left of one. Whoever calls it holds the
@@ -55,7 +56,11 @@ func (s Store) Recover(ctx context.Context, id string) (Outcome, error) {
 		}
 		return out, err
 	}
-	return s.end(j, nil), nil
+	out, err := s.end(j)
+	if err != nil {
+		out.Error = err.Error()
+	}
+	return out, err
 }
 
 func (s Store) at(step string) {
@@ -76,13 +81,16 @@ func (s Store) forward(ctx context.Context, j *Journal) error {
 	if err := Sync(j.Stages); err != nil {
 		return err
 	}
+	var stop []string
 	if len(j.Units) > 0 {
 		if s.Manager == nil {
 			return errors.New("the units of the module cannot be stopped: no service manager can be reached")
 		}
-		if j.Stopped, err = s.Manager.Running(ctx, j.Units); err != nil {
+		var ending []string
+		if j.Stopped, ending, err = s.Manager.Running(ctx, j.Units); err != nil {
 			return err
 		}
+		stop = slices.Concat(j.Units, j.Stopped, ending) // those, too, that do not run: one may be about to be started
 	}
 	s.at("begin")
 	j.State = Exchanging
@@ -90,7 +98,7 @@ func (s Store) forward(ctx context.Context, j *Journal) error {
 		return err
 	}
 	s.at("noted")
-	if err := s.stop(ctx, j); err != nil {
+	if err := s.stop(ctx, j, stop); err != nil {
 		return err
 	}
 	s.at("stopped")
@@ -131,16 +139,17 @@ func (s Store) forward(ctx context.Context, j *Journal) error {
 	return nil
 }
 
-// stop stops the units that run, and sees that none is started by something else.
-func (s Store) stop(ctx context.Context, j *Journal) error {
-	if len(j.Stopped) == 0 {
+// stop stops units, waits for those that are ending, and sees that none of the module is started by something else.
+func (s Store) stop(ctx context.Context, j *Journal, names []string) error {
+	if len(names) == 0 {
 		return nil
 	}
-	if err := s.Manager.StopAll(ctx, j.Stopped); err != nil {
+	slices.Sort(names)
+	if err := s.Manager.StopAll(ctx, slices.Compact(names)); err != nil {
 		return fmt.Errorf("stop the units of the module: %w", err)
 	}
-	left, err := s.Manager.Running(ctx, j.Units)
-	if err == nil && len(left) > 0 {
+	running, ending, err := s.Manager.Running(ctx, j.Units)
+	if left := append(running, ending...); err == nil && len(left) > 0 {
 		err = fmt.Errorf("%s was started again by something else", left[0])
 	}
 	return err
@@ -196,15 +205,20 @@ func (j *Journal) add(one item) (err error) {
 	return j.Note(filepath.Dir(one.Live))
 }
 
-// Note notes the time of a live folder in which something will be made or renamed.
+// Note notes what a live folder is like in which something will be made or renamed.
 func (j *Journal) Note(dir string) (err error) {
-	if j.Times == nil {
-		j.Times = map[string]int64{}
+	if j.Noted == nil {
+		j.Noted = map[string]noted{}
 	}
-	if _, ok := j.Times[dir]; !ok {
-		j.Times[dir], err = mtime(dir)
+	if _, ok := j.Noted[dir]; !ok {
+		j.Noted[dir], err = note(dir)
 	}
 	return err
+}
+
+// isOurs tells of a path whether it is neither of the old data nor of the new.
+func (j *Journal) isOurs(path string) bool {
+	return filepath.Base(path) == "lost+found" || slices.Contains(j.Stages, path) || j.Dumps != nil && j.Dumps.Live == path
 }
 
 // inside adds what is in a folder that cannot be renamed itself.
@@ -217,7 +231,7 @@ func (j *Journal) inside(r Root) error {
 		}
 		for _, e := range entries {
 			path := filepath.Join(r.Live, e.Name())
-			if e.Name() != "lost+found" && !slices.Contains(j.Stages, path) && (j.Dumps == nil || j.Dumps.Live != path) {
+			if !j.isOurs(path) {
 				names[e.Name()] = true
 			}
 		}
@@ -246,8 +260,8 @@ func (j *Journal) inside(r Root) error {
 			return fmt.Errorf("read the attributes of %s: %w", dir, err)
 		}
 	}
-	if before, ok := j.Times[r.Live]; ok { // a stage was made in it since
-		both[0].MTime = before
+	if before, ok := j.Noted[r.Live]; ok { // a stage was made in it since
+		both[0].MTime = before.MTime
 	}
 	j.Tops = append(j.Tops, top{r.Live, both[0], both[1]})
 	return nil
@@ -398,6 +412,7 @@ func (j *Journal) folders() []string {
 func (s Store) hook(ctx context.Context, j *Journal) error {
 	if j.Dumps != nil {
 		if err := rename(j.Dumps.Staged, j.Dumps.Live, unix.RENAME_NOREPLACE); err != nil {
+			j.Dumps = nil // what is there is not ours
 			return fmt.Errorf("hand over the dumps: %w", err)
 		}
 	}
@@ -416,52 +431,62 @@ func (s Store) back(ctx context.Context, j *Journal, cause error) (Outcome, erro
 		out.Error = err.Error()
 		return out, err
 	}
+	var stop []string
+	if s.Manager != nil && len(j.Units) > 0 {
+		// Whatever runs has begun since, also after a boot; what that has still to start, it starts.
+		running, ending, err := s.Manager.Running(ctx, j.Units)
+		if err != nil {
+			return fail(err)
+		}
+		stop = slices.Concat(running, ending)
+		if j.Boot != BootID() {
+			j.Stopped, j.Boot = nil, BootID()
+		}
+		for _, name := range running {
+			if !slices.Contains(j.Stopped, name) {
+				j.Stopped = append(j.Stopped, name)
+			}
+		}
+	}
 	// It may say "committed" on a disk that did not take all of it.
 	j.State = Exchanging
 	if err := s.Save(j); err != nil {
 		return fail(err)
 	}
-	var restart []string
-	if j.Boot == BootID() { // else the boot starts them: at boot we are waited for, and must not wait for them
-		restart = j.Stopped
-	}
-	switch {
-	case s.Manager != nil && len(j.Units) > 0:
-		// They may have been started meanwhile, also in another boot.
-		running, err := s.Manager.Running(ctx, j.Units)
-		if err == nil {
-			restart = append(running, slices.DeleteFunc(slices.Clone(restart), func(name string) bool { return slices.Contains(running, name) })...)
-			err = s.Manager.StopAll(ctx, restart)
-		}
-		if err != nil {
-			return fail(fmt.Errorf("stop the units of the module: %w", err))
-		}
-	case len(restart) > 0:
-		out.Warnings = append(out.Warnings, fmt.Sprintf("no service manager can be reached to start what ran before: %v", restart))
-		restart = nil
+	if err := s.stop(ctx, j, stop); err != nil {
+		return fail(err)
 	}
 	s.at("back")
 	if err := s.undo(j); err != nil {
 		return fail(err)
 	}
 	s.at("undone")
-	if len(restart) > 0 {
-		if err := s.Manager.StartAll(ctx, restart); err != nil {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("the live data is as it was, but its units could not be started again: %v", err))
-		}
-	}
-	s.at("restarted")
+	// Before anything is started: what that writes is not to be undone.
 	j.State = Undone
 	if err := s.Save(j); err != nil {
 		return fail(err)
 	}
 	s.at("noted as undone")
-	ended := s.end(j, cause)
-	out.RolledBack, out.Warnings = true, append(out.Warnings, ended.Warnings...)
-	return out, cause
+	ended := s.finish(j, cause)
+	ended.Stopped = out.Stopped
+	return ended, cause
 }
 
-// undo renames everything back.
+// restart starts the units again when what was live is back.
+func (s Store) restart(j *Journal) error {
+	if len(j.Stopped) == 0 || j.Boot != BootID() {
+		return nil
+	}
+	if s.Manager == nil {
+		return fmt.Errorf("no service manager can be reached to start what ran before: %v", j.Stopped)
+	}
+	if err := s.Manager.StartAll(context.Background(), j.Stopped); err != nil {
+		return fmt.Errorf("the live data is as it was, but its units could not be started again: %w", err)
+	}
+	return nil
+}
+
+// undo renames everything back. What somebody has made or replaced meanwhile goes into the stage, and with it.
 func (s Store) undo(j *Journal) error {
 	var errs []error
 	for _, t := range slices.Backward(j.Tops) {
@@ -472,12 +497,20 @@ func (s Store) undo(j *Journal) error {
 		errs = append(errs, one.undo())
 		s.at("item undone")
 	}
+	for _, r := range j.Roots {
+		if slices.ContainsFunc(j.Tops, func(t top) bool { return t.Path == r.Live }) { // else it has no items yet
+			errs = append(errs, s.clear(j, r))
+		}
+	}
 	for _, m := range slices.Backward(j.Moves) {
-		errs = append(errs, m.undo())
+		there, err := m.undo()
+		if errs = append(errs, err); !there && !slices.Contains(j.Lost, m.From) {
+			j.Lost = append(j.Lost, m.From)
+		}
 		s.at("move undone")
 	}
-	for dir, t := range j.Times {
-		errs = append(errs, setMTime(dir, t))
+	for dir, n := range j.Noted {
+		errs = append(errs, setMTime(dir, n.MTime))
 	}
 	for _, t := range j.Tops {
 		errs = append(errs, t.Old.apply(t.Path))
@@ -488,41 +521,73 @@ func (s Store) undo(j *Journal) error {
 	return Sync(j.folders())
 }
 
-// end removes what is not needed any more, and the journal.
-func (s Store) end(j *Journal, cause error) Outcome {
-	out := Outcome{Module: j.Module, Committed: j.State == Committed, RolledBack: j.State == Undone, Stopped: j.Stopped, Kept: j.Kept.Count}
+// clear moves what neither the old data nor the new has out of a folder whose content was exchanged.
+func (s Store) clear(j *Journal, r Root) error {
+	entries, err := os.ReadDir(r.Live)
+	errs := []error{err}
+	for _, e := range entries {
+		path := filepath.Join(r.Live, e.Name())
+		if !j.isOurs(path) && !slices.ContainsFunc(j.Items, func(i item) bool { return i.Live == path }) {
+			errs = append(errs, rename(path, filepath.Join(r.Staged, e.Name()), unix.RENAME_NOREPLACE))
+			s.at("cleared")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// finish ends it. What cannot be removed does not make it fail.
+func (s Store) finish(j *Journal, cause error) Outcome {
+	out, err := s.end(j)
+	if err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+	}
 	if cause != nil {
 		out.Error = cause.Error()
 	}
-	var errs []error
-	if j.Dumps != nil {
-		errs = append(errs, removeTree(j.Dumps.Live))
+	return out
+}
+
+// end removes what is not needed any more, and the journal. With an error the journal stays, so that it is tried again.
+func (s Store) end(j *Journal) (Outcome, error) {
+	out := Outcome{Module: j.Module, Committed: j.State == Committed, RolledBack: j.State == Undone, Stopped: j.Stopped, Kept: j.Kept.Count}
+	if out.RolledBack {
+		if err := s.restart(j); err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+		s.at("restarted")
 	}
+	var errs []error
 	for _, dir := range j.Stages {
-		if j.State != Committed || !j.Retain {
-			errs = append(errs, removeTree(dir))
-			s.at("removed")
+		above := filepath.Dir(dir)
+		if err := j.Noted[above].check(above); err != nil {
+			errs = append(errs, err)
 			continue
 		}
-		kept := filepath.Join(filepath.Dir(dir), replacedPrefix+j.Module+"-"+j.Time.UTC().Format("20060102T150405Z"))
-		err := rename(dir, kept, unix.RENAME_NOREPLACE)
-		if !errors.Is(err, fs.ErrNotExist) { // else an earlier call has done it
+		if j.Dumps != nil && filepath.Dir(j.Dumps.Live) == above {
+			errs = append(errs, removeTree(j.Dumps.Live))
+		}
+		if retain := j.State == Committed && j.Retain || j.State == Undone && len(j.Lost) > 0; !retain {
+			errs = append(errs, removeTree(dir))
+			s.at("removed")
+		} else {
+			kept := filepath.Join(above, replacedPrefix+j.Module+"-"+j.Time.UTC().Format("20060102T150405Z"))
+			err := rename(dir, kept, unix.RENAME_NOREPLACE)
+			if errors.Is(err, fs.ErrNotExist) { // an earlier call has done it
+				_, err = os.Lstat(kept)
+			}
 			errs = append(errs, err)
+			if err == nil {
+				out.Retained = append(out.Retained, kept)
+			}
+			s.at("kept")
 		}
-		s.at("kept")
-		out.Retained = append(out.Retained, kept)
-	}
-	times := j.Times
-	if j.State == Committed {
-		times = map[string]int64{}
-		for _, t := range j.Tops {
-			times[t.Path] = t.New.MTime
+		if time, ok := j.time(above); ok {
+			errs = append(errs, setMTime(above, time))
 		}
 	}
-	for dir, t := range times {
-		if err := setMTime(dir, t); !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+	if len(j.Lost) > 0 {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s and %d more that the backup leaves out were removed or moved while the restored data was live; what that was then is in %s",
+			j.Lost[0], len(j.Lost)-1, strings.Join(out.Retained, ", ")))
 	}
 	err := errors.Join(errs...)
 	if err == nil {
@@ -530,9 +595,22 @@ func (s Store) end(j *Journal, cause error) Outcome {
 	}
 	s.at("ended")
 	if err != nil {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("not everything that the restore needs no more could be removed: %v", err))
+		err = fmt.Errorf("not everything that the restore needs no more could be removed: %w", err)
 	}
-	return out
+	return out, err
+}
+
+// time is what a folder that a stage was in is to have in the end; false: what is in it was replaced, and its time is that of now.
+func (j *Journal) time(dir string) (int64, bool) {
+	if j.State != Committed {
+		return j.Noted[dir].MTime, true
+	}
+	for _, t := range j.Tops {
+		if t.Path == dir {
+			return t.New.MTime, true
+		}
+	}
+	return 0, false
 }
 
 // NewJournal returns a journal of nothing yet.

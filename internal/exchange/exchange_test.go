@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -205,6 +207,270 @@ func TestUndo(t *testing.T) {
 		}
 		same(t, s.live(), s.old)
 		s.clean()
+	}
+}
+
+// Whatever the hook does to what is live, when it fails everything is as it was: what it rewrote, replaced, removed, or made.
+func TestUndoHook(t *testing.T) {
+	for name, script := range map[string]string{
+		"rewrites what was kept":             "cd data && cp new/deep/b.tmp n && mv n new/deep/b.tmp",
+		"rewrites what was kept at a top":    "cd disk && cp y.tmp n && mv n y.tmp",
+		"replaces by a file of its own":      "cd disk && cp x n && mv n x",
+		"replaces a folder by a copy":        "mv data disk/d2 && cp -a disk/d2 data",
+		"removes":                            "rm -r data/page data/sub disk/only-new disk/x fresh",
+		"makes again what only the old had":  "touch disk/only-old",
+		"replaces what only the new had":     "cp disk/only-new n && mv n disk/only-new && mkdir f && rm fresh && mv f fresh",
+		"makes what neither had":             "mkdir disk/created && touch disk/created/x disk/.hidden",
+		"puts a file in place of the folder": "rm -r disk/dir data/sub && mkdir disk/dir && touch data/sub",
+	} {
+		s := newScene(t, t.TempDir())
+		s.j.Directory, s.j.Hook = s.dir+"/live", []string{"sh", "-c", script + " || exit 4; exit 3"}
+		if err := s.store.Save(s.j); err != nil {
+			t.Fatal(err)
+		}
+		out, err := s.store.Run(t.Context(), "m")
+		if err == nil || !strings.Contains(err.Error(), "exit status 3") || !out.RolledBack || len(out.Warnings) > 0 {
+			t.Errorf("a hook that %s: Run = %+v, %v", name, out, err)
+		}
+		got := s.live()
+		for path, text := range got { // what was written anew keeps what is written, not its time
+			if strings.HasSuffix(path, ".tmp") && strings.HasSuffix(text, "kept") {
+				got[path] = s.old[path]
+			}
+		}
+		same(t, got, s.old)
+		s.clean()
+		if t.Failed() {
+			t.Fatalf("a hook that %s", name)
+		}
+	}
+}
+
+// What the hook takes away of what was kept cannot be put back; it may still be elsewhere in the restored data, so that stays.
+func TestUndoLost(t *testing.T) {
+	s := newScene(t, t.TempDir())
+	s.j.Directory, s.j.Hook = s.dir+"/live", []string{"sh", "-c", "mv data/cache data/old; rm -r data/new; touch data/new; exit 3"}
+	if err := s.store.Save(s.j); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.store.Run(t.Context(), "m")
+	if err == nil || !out.RolledBack || len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "and 1 more that the backup leaves out") || len(out.Retained) != 2 {
+		t.Fatalf("Run = %+v, %v", out, err)
+	}
+	if data, err := os.ReadFile(out.Retained[0] + "/tree/data/old/a"); err != nil || string(data) != "kept" {
+		t.Errorf("what was moved: %q, %v", data, err)
+	}
+	if all := s.live(); !strings.HasSuffix(all["/data/page"], "old") || !strings.HasSuffix(all["/data/odd\xff\n.tmp"], "kept") {
+		t.Errorf("the rest is not as it was: %q", all)
+	}
+}
+
+// application is a unit that uses the live data, and another one that is being stopped, as a service manager has them.
+type application struct {
+	states map[string]string
+	calls  []string
+	seen   func(call string)
+}
+
+func (a *application) Running(context.Context, []string) (running, ending []string, err error) {
+	for _, name := range slices.Sorted(maps.Keys(a.states)) {
+		switch a.states[name] {
+		case "active":
+			running = append(running, name)
+		case "deactivating":
+			ending = append(ending, name)
+		}
+	}
+	return running, ending, nil
+}
+
+func (a *application) all(call, state string, names []string) error {
+	a.calls = append(a.calls, call+" "+strings.Join(names, " "))
+	if a.seen != nil {
+		a.seen(call)
+	}
+	for _, name := range names {
+		a.states[name] = state
+	}
+	return nil
+}
+
+func (a *application) StopAll(_ context.Context, names []string) error {
+	return a.all("stop", "inactive", names)
+}
+
+func (a *application) StartAll(_ context.Context, names []string) error {
+	return a.all("start", "active", names)
+}
+
+// withUnits has a module of two units: one runs, one is about to end.
+func (s *scene) withUnits() *application {
+	a := &application{states: map[string]string{"a.service": "active", "b.service": "deactivating", "c.service": "inactive"}}
+	s.store.Manager, s.j.Units = a, []string{"a.service", "b.service", "c.service"}
+	if err := s.store.Save(s.j); err != nil {
+		s.t.Fatal(err)
+	}
+	return a
+}
+
+func (a *application) want(t *testing.T, calls ...string) {
+	t.Helper()
+	if !slices.Equal(a.calls, calls) {
+		t.Errorf("the manager was asked to %q; want %q", a.calls, calls)
+	}
+}
+
+// Nothing runs while the data is exchanged, and afterwards what ran before.
+func TestUnits(t *testing.T) {
+	s := newScene(t, t.TempDir())
+	a := s.withUnits()
+	a.seen = func(call string) {
+		if all := s.live(); call == "start" && s.isNew(all) != nil || call == "stop" && !maps.Equal(all, s.old) {
+			t.Errorf("at the %s: %q", call, all)
+		}
+	}
+	out, err := s.store.Run(t.Context(), "m")
+	if err != nil || !out.Committed || !slices.Equal(out.Stopped, []string{"a.service"}) {
+		t.Errorf("Run = %+v, %v", out, err)
+	}
+	a.want(t, "stop a.service b.service c.service", "start a.service")
+
+	// None is to be started meanwhile, even where none ran.
+	s = newScene(t, t.TempDir())
+	a = s.withUnits()
+	a.states["a.service"] = "inactive"
+	a.seen = func(call string) {
+		if call == "stop" && len(a.calls) == 1 {
+			a.states["d.timer"] = "active"
+		}
+	}
+	if out, err := s.store.Run(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), "d.timer was started again by something else") || !out.RolledBack {
+		t.Errorf("Run = %+v, %v", out, err)
+	}
+	same(t, s.live(), s.old)
+	s.clean()
+}
+
+// Recovery stops what runs, in whatever boot, and starts that again, and what ran before in the same boot only.
+func TestRecoverUnits(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		boot  string
+		state string // of a.service, when recovery begins
+		calls []string
+	}{
+		{"the same boot", BootID(), "inactive", []string{"start a.service"}},
+		{"the same boot, started meanwhile", BootID(), "active", []string{"stop a.service", "start a.service"}},
+		{"another boot", "another", "inactive", nil},
+		{"another boot, started meanwhile", "another", "active", []string{"stop a.service", "start a.service"}},
+		{"another boot, about to end", "another", "deactivating", []string{"stop a.service"}},
+	} {
+		for _, killed := range []string{"", "noted as undone", "restarted"} {
+			s := newScene(t, t.TempDir())
+			a := s.withUnits()
+			s.interrupt("exchanged")
+			j, err := s.store.Load("m")
+			if err != nil {
+				t.Fatal(err)
+			}
+			j.Boot = c.boot
+			if err := s.store.Save(j); err != nil {
+				t.Fatal(err)
+			}
+			a.states = map[string]string{"a.service": c.state}
+			a.calls = nil
+			a.seen = func(call string) {
+				if s.isNew(s.live()) == nil || call == "start" && killed == "" && !maps.Equal(s.live(), s.old) {
+					t.Errorf("%s: at the %s the data is not as it was", c.name, call)
+				}
+			}
+			if killed != "" {
+				s.interrupt(killed)
+				s.write("live/disk/added", "by the application", 1) // which runs again: nobody undoes what it writes now
+			}
+			out, err := s.store.Recover(t.Context(), "m")
+			if err != nil || !out.RolledBack || len(out.Warnings) > 0 {
+				t.Errorf("%s: Recover = %+v, %v", c.name, out, err)
+			}
+			calls := c.calls
+			if n := len(calls); killed == "restarted" && n > 0 && strings.HasPrefix(calls[n-1], "start") {
+				calls = append(slices.Clone(calls), calls[n-1])
+			}
+			a.want(t, calls...)
+			if killed != "" {
+				if err := os.Remove(s.dir + "/live/disk/added"); err != nil {
+					t.Errorf("%s, killed when %s: %v", c.name, killed, err)
+				}
+				s.age(s.dir+"/live/disk", 1)
+			}
+			same(t, s.live(), s.old)
+			s.clean()
+		}
+	}
+}
+
+// interrupt runs, or recovers, to a step, and goes no further.
+func (s *scene) interrupt(step string) {
+	s.t.Helper()
+	j, err := s.store.Load("m")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	stopped := make(chan struct{})
+	store := s.store
+	store.step = func(at string) {
+		if at == step {
+			close(stopped)
+			runtime.Goexit()
+		}
+	}
+	go func() {
+		if j.State == Staging {
+			store.Run(s.t.Context(), "m")
+		} else {
+			store.Recover(s.t.Context(), "m")
+		}
+		panic("it never came to " + step)
+	}()
+	<-stopped
+}
+
+// Where the file system is not mounted, nothing counts as removed.
+func TestNotMounted(t *testing.T) {
+	for _, state := range []State{Staging, Undone, Committed} {
+		for _, mountPoint := range []bool{false, true} {
+			s := newScene(t, t.TempDir())
+			s.j.State, s.j.Retain = state, true
+			if err := s.store.Save(s.j); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(s.dir+"/live", s.dir+"/away"); err != nil {
+				t.Fatal(err)
+			}
+			if mountPoint {
+				if err := os.MkdirAll(s.dir+"/live/disk", 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, err := s.store.Recover(t.Context(), "m")
+			if err == nil || !strings.Contains(err.Error(), "mount its file system") || len(out.Retained) > 0 {
+				t.Errorf("%s: Recover = %+v, %v", state, out, err)
+			}
+			if mountPoint {
+				if err := errors.Join(os.Remove(s.dir+"/live/disk"), os.Remove(s.dir+"/live")); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := os.Rename(s.dir+"/away", s.dir+"/live"); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := s.store.Recover(t.Context(), "m"); err != nil || len(out.Retained) != map[State]int{Committed: 2}[state] {
+				t.Errorf("%s: Recover = %+v, %v", state, out, err)
+			}
+			if state != Committed {
+				s.clean()
+			}
+		}
 	}
 }
 

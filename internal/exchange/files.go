@@ -70,6 +70,40 @@ func rename(from, to string, how uint) error {
 	return nil
 }
 
+// noted is what a folder was like. Numbers of devices may be others after a boot.
+type noted struct {
+	Inode uint64
+	Born  int64 // nanoseconds; 0: its file system does not tell
+	MTime int64 // likewise
+}
+
+func note(path string) (noted, error) {
+	f, err := openFolder(path)
+	if err != nil {
+		return noted{}, err
+	}
+	defer f.close()
+	var st unix.Statx_t
+	if err := unix.Statx(f.fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); err != nil {
+		return noted{}, &fs.PathError{Op: "examine", Path: path, Err: err}
+	}
+	nsec := func(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
+	n := noted{Inode: st.Ino, MTime: nsec(st.Mtime)}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		n.Born = nsec(st.Btime)
+	}
+	return n, nil
+}
+
+// check tells whether the folder is there. Where a file system is not mounted there may be another one.
+func (n noted) check(path string) error {
+	now, err := note(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (now.Inode != n.Inode || now.Born != n.Born) {
+		return fmt.Errorf("the folder %s is not the one that it was: mount its file system, and recover again", path)
+	}
+	return err
+}
+
 // item is what is exchanged for what lies ready. 0 is the inode of what is not there.
 type item struct {
 	Live   string
@@ -89,7 +123,7 @@ func (i item) swap(back bool) error {
 	return rename(i.Live, i.Staged, unix.RENAME_NOREPLACE)
 }
 
-// undo puts the item back if it was exchanged.
+// undo puts the item back if it was exchanged. What lies ready nobody else can change, what is live anybody: that counts little.
 func (i item) undo() error {
 	live, err := inode(i.Live)
 	if err != nil {
@@ -100,12 +134,16 @@ func (i item) undo() error {
 		return err
 	}
 	switch {
-	case live == i.Old && (i.Old != 0 || staged == i.New || i.New == 0):
+	case i.Old != 0 && staged == i.Old && live != 0:
+		return rename(i.Staged, i.Live, unix.RENAME_EXCHANGE)
+	case i.Old != 0 && staged == i.Old:
+		return rename(i.Staged, i.Live, unix.RENAME_NOREPLACE)
+	case i.Old == 0 && staged == 0 && live != 0:
+		return rename(i.Live, i.Staged, unix.RENAME_NOREPLACE)
+	case live == i.Old, i.Old == 0 && staged == i.New:
 		return nil
-	case live == i.New && (staged == i.Old || i.New == 0):
-		return i.swap(true)
 	}
-	return fmt.Errorf("%s is neither what was there before the restore nor what was restored: somebody else has changed it", i.Live)
+	return fmt.Errorf("%s is not what was there before the restore, and that is not in %s either: put it there, and recover again", i.Live, i.Staged)
 }
 
 // move is something that the backup leaves out, and that the new data takes over from the old.
@@ -115,15 +153,18 @@ type move struct {
 	Inode uint64
 }
 
-func (m move) undo() error {
+// undo moves it back; false: it is nowhere.
+func (m move) undo() (bool, error) {
 	n, err := inode(m.To)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && n != m.Inode {
-		return nil // it never went
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		return true, err
 	}
-	if err != nil {
-		return err
+	if n == 0 { // it never went, or who had it live has removed it
+		n, err = inode(m.From)
+		return n != 0, err
 	}
-	return rename(m.To, m.From, unix.RENAME_NOREPLACE)
+	// Nothing else was there, and nobody else gets there: that it has another inode means that who had it live wrote it anew.
+	return true, rename(m.To, m.From, unix.RENAME_NOREPLACE)
 }
 
 // top is what a folder that cannot be renamed is like, before and after.

@@ -46,7 +46,7 @@ const (
 type Journal struct {
 	Module    string
 	State     State
-	Boot      string // units are started again in the same boot only
+	Boot      string // in which Stopped were; in another one they are not started again
 	Roots     []Root
 	Stages    []string // folders to be removed in the end
 	Units     []string
@@ -63,9 +63,10 @@ type Journal struct {
 	Items  []item
 	Moves  []move
 	Tops   []top
-	Times  map[string]int64 // of folders in which something is renamed: nanoseconds
+	Noted  map[string]noted // folders in which something is made or renamed, before
 	Kept   Kept
-	Retain bool // what was replaced is not removed, but kept beside
+	Lost   []string // of Moves, what cannot be put back, because it is not there any more
+	Retain bool     // what was replaced is not removed, but kept beside
 }
 
 // Root is something that was restored: where it is to be and where it lies ready.
@@ -96,8 +97,8 @@ type Outcome struct {
 
 // Manager stops and starts units.
 type Manager interface {
-	// Running returns which of the units run, with those that stop with them or start them.
-	Running(ctx context.Context, names []string) ([]string, error)
+	// Running returns which of the units run, and which are about to end, with those that stop with them or start them.
+	Running(ctx context.Context, names []string) (running, ending []string, err error)
 	StopAll(ctx context.Context, names []string) error
 	StartAll(ctx context.Context, names []string) error
 }

@@ -88,7 +88,7 @@ func (r *Restorer) DryRun(ctx context.Context, p *Plan) (Result, error) {
 	}
 	if p.Request.InPlace && len(p.into.Units) > 0 {
 		var err error
-		if result.Units, err = r.Units.Running(ctx, p.into.Units); err != nil {
+		if result.Units, _, err = r.Units.Running(ctx, p.into.Units); err != nil {
 			return result, err
 		}
 	}

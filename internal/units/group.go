@@ -11,10 +11,9 @@ import (
 // draws are the properties of a unit that name what stops with it, or starts it: org.freedesktop.systemd1(5).
 var draws = []string{"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "TriggeredBy"}
 
-// Running returns which of the units run, together with those units that run and would be stopped with them, or would start them again, and
-// the services of a socket's connections.
-func (c *Conn) Running(ctx context.Context, names []string) ([]string, error) {
-	var running []string
+// Running returns which of the units run, and which are being stopped, together with those units that would be stopped with them, or would
+// start them again, and the services of a socket's connections.
+func (c *Conn) Running(ctx context.Context, names []string) (running, ending []string, err error) {
 	seen := map[string]bool{}
 	for queue := slices.Clone(names); len(queue) > 0; queue = queue[1:] {
 		name := queue[0]
@@ -24,31 +23,34 @@ func (c *Conn) Running(ctx context.Context, names []string) ([]string, error) {
 		seen[name] = true
 		v, err := c.property(ctx, unitPath(name), unitIface, "ActiveState")
 		if err != nil {
-			return nil, fmt.Errorf("ask for the state of %s: %w", name, err)
+			return nil, nil, fmt.Errorf("ask for the state of %s: %w", name, err)
 		}
-		if state, _ := v.Value().(string); state == "active" || state == "activating" || state == "reloading" {
+		switch state, _ := v.Value().(string); {
+		case state == "deactivating":
+			ending = append(ending, name)
+		case isActive(state):
 			running = append(running, name)
 		}
 		for _, property := range draws {
 			v, err := c.property(ctx, unitPath(name), unitIface, property)
 			if err != nil {
-				return nil, fmt.Errorf("ask for %s of %s: %w", property, name, err)
+				return nil, nil, fmt.Errorf("ask for %s of %s: %w", property, name, err)
 			}
 			more, _ := v.Value().([]string)
 			queue = append(queue, more...)
 		}
 		if accepts, err := c.accepts(ctx, name); err != nil {
-			return nil, err
+			return nil, nil, err
 		} else if accepts {
 			v, err := c.property(ctx, unitPath(name), unitIface, "Triggers")
 			if err != nil {
-				return nil, fmt.Errorf("ask for the connections of %s: %w", name, err)
+				return nil, nil, fmt.Errorf("ask for the connections of %s: %w", name, err)
 			}
 			connections, _ := v.Value().([]string)
 			queue = append(queue, connections...)
 		}
 	}
-	return running, nil
+	return running, ending, nil
 }
 
 // accepts says whether a unit is a socket that has a service of its own for each connection: systemd.socket(5), Accept=.
