@@ -150,6 +150,14 @@ func (r *Restorer) checkTarget(ctx context.Context, p *Plan) error {
 	if ok, err := p.scan(ctx); !ok {
 		return err
 	}
+	if m := p.newOwner(); m != nil {
+		if _, err := module.LookupUser(m.User, m.Group); err != nil {
+			p.Problems = append(p.Problems, Problem{Text: fmt.Sprintf("module %s: %v", m.ID, err), Remedy: "make it, or correct user and group of the module"})
+		}
+		p.checkPrivileges(func(remedy, format string, args ...any) {
+			p.Problems = append(p.Problems, Problem{Text: fmt.Sprintf(format, args...), Remedy: remedy})
+		})
+	}
 	if p.target.parent == "" || p.target.free == 0 && len(problems) > 0 {
 		return nil
 	}
@@ -169,7 +177,7 @@ func (p *Plan) scan(ctx context.Context) (bool, error) {
 	if p.pick != nil {
 		p.parts, err = p.pick(ctx, p.repository, p.Point)
 	} else {
-		p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless)
+		p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless, p.owner())
 	}
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -183,6 +191,29 @@ func (p *Plan) scan(ctx context.Context) (bool, error) {
 		p.Bytes += one.has.Bytes
 	}
 	return true, nil
+}
+
+// newOwner is the module whose user is given the new folder; nil: it stays the caller's.
+func (p *Plan) newOwner() *config.Module {
+	if p.added == "" || os.Geteuid() != 0 {
+		return nil
+	}
+	return p.Module
+}
+
+// owner is the user who gets what is restored; nil: root, who may have anything, or the caller, to whom nobody gives anything.
+func (p *Plan) owner() *module.User {
+	m := p.newOwner()
+	if p.Request.InPlace && os.Geteuid() == 0 {
+		m = p.into
+	}
+	if m == nil {
+		return nil
+	}
+	if u, err := module.LookupUser(m.User, m.Group); err == nil && u.UID != 0 { // who is missing is told elsewhere
+		return &u
+	}
+	return nil
 }
 
 // short is a name for a folder.

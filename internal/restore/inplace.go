@@ -220,22 +220,11 @@ func (p *Plan) checkOwner(add adder) {
 	add(advice, "the snapshot was saved by the user of number %d, to whom the files would belong, and %s is %d here", files.UID, u.Name, u.UID)
 }
 
-// checkPrivileges refuses what would give a module's user more than it has: it could have saved such files itself.
+// checkPrivileges refuses what would give a module's user more than it has.
 func (p *Plan) checkPrivileges(add adder) {
-	u, err := module.LookupUser(p.into.User, p.into.Group)
-	if err != nil || u.UID == 0 || os.Geteuid() != 0 {
-		return
-	}
 	for _, one := range p.parts {
-		for _, n := range one.has.privileged {
-			switch {
-			case n.Type != "file":
-				add("name what you want with --path, or restore it into a new folder", "the snapshot has a device, %s, which its user %s could not have made", n.Path, u.Name)
-			case n.Mode&os.ModeSetuid != 0 && n.UID != u.UID, n.Mode&os.ModeSetgid != 0 && n.GID != u.GID && !slices.Contains(u.Groups, n.GID):
-				add("name what you want with --path, or restore it into a new folder", "the snapshot has %s, which would run with the rights of another user than %s", n.Path, u.Name)
-			default:
-				continue
-			}
+		if one.has.beyond != "" {
+			add("name what you want with --path, or restore it into a new folder that stays yours", "%s", one.has.beyond)
 			return
 		}
 	}

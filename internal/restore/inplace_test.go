@@ -13,6 +13,8 @@ import (
 
 	"sdbackup/internal/config"
 	"sdbackup/internal/exchange"
+	"sdbackup/internal/module"
+	"sdbackup/internal/restic"
 	"sdbackup/internal/token"
 )
 
@@ -274,6 +276,65 @@ func TestAs(t *testing.T) {
 	for as, want := range map[string]string{"wiki1": "is the one that was saved", "../x": "cannot be the ID", "wiki3": "it has no place"} {
 		if _, err := w.Check(t.Context(), w.request(func(r *Request) { inPlace(r); r.As = as })); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("--as %s: %v; want %q", as, err, want)
+		}
+	}
+}
+
+// A new module's user is not given what would let it be somebody else.
+func TestAsPrivileges(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	t.Parallel()
+	w := newWorld(t, "")
+	w.fill()
+	w.save(wikiUUID, "web1", "r1", nil)
+	w.reload(`include = ["data"]`, "include = [\"data\"]\nuser = \"nobody\"")
+	as := func(r *Request) { r.As = "wiki2" }
+	p, err := w.Check(t.Context(), w.request(as))
+	w.check(err)
+	defer p.Close()
+	if data, _ := json.Marshal(p.Blocked()); !strings.Contains(string(data), "with the rights of another user than nobody") {
+		t.Errorf("a setuid file of root's would come to nobody: %s", data)
+	}
+	if q := w.plan(func(r *Request) { as(r); r.Only = []string{"data/first"} }); len(q.Blocked()) > 0 {
+		t.Errorf("a plain file is refused: %+v", q.Blocked())
+	}
+	w.reload(`user = "nobody"`, `user = "nobody-of-that-name"`)
+	q, err := w.Check(t.Context(), w.request(as))
+	w.check(err)
+	defer q.Close()
+	if data, _ := json.Marshal(q.Blocked()); !strings.Contains(string(data), "there is no user nobody-of-that-name") {
+		t.Errorf("a user that is missing is told as %s", data)
+	}
+}
+
+// However many there are, none is passed over.
+func TestBeyond(t *testing.T) {
+	nobody := module.User{Name: "nobody", UID: 65534, GID: 65534, Groups: []uint32{100}}
+	file := func(mode os.FileMode, uid, gid uint32) restic.Node {
+		return restic.Node{Type: "file", Path: "/x/a", Mode: mode, UID: uid, GID: gid}
+	}
+	for _, c := range []struct {
+		node restic.Node
+		want bool
+	}{
+		{file(0o755, 0, 0), false},
+		{file(os.ModeSetuid|0o755, 65534, 0), false},
+		{file(os.ModeSetuid|0o755, 0, 65534), true},
+		{file(os.ModeSetgid|0o755, 0, 100), false},
+		{file(os.ModeSetgid|0o755, 65534, 0), true},
+		{restic.Node{Type: "chardev", Path: "/x/a"}, true},
+		{restic.Node{Type: "dev", Path: "/x/a"}, true},
+		{restic.Node{Type: "dir", Path: "/x/a", Mode: os.ModeDir | os.ModeSetgid}, false},
+	} {
+		var all counts
+		for range 20000 {
+			all.place(file(os.ModeSetuid|0o755, 65534, 65534), []string{"/x"}, &nobody)
+		}
+		all.place(c.node, []string{"/x"}, &nobody)
+		if (all.beyond != "") != c.want {
+			t.Errorf("%+v is refused: %q; want %v", c.node, all.beyond, c.want)
 		}
 	}
 }

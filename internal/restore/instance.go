@@ -88,8 +88,8 @@ func (r *Restorer) addModule(p *Plan, result *Result) error {
 		include = append(include, quoteTOML(strings.TrimPrefix(s, "/")))
 	}
 	fmt.Fprintf(text, "include = [%s]\n", strings.Join(include, ", "))
-	if p.Module != nil && os.Geteuid() == 0 { // which could not enter it
-		u, err := module.LookupUser(p.Module.User, p.Module.Group)
+	if m := p.newOwner(); m != nil { // whose user could not enter it
+		u, err := module.LookupUser(m.User, m.Group)
 		if err == nil {
 			err = os.Lchown(p.Target, int(u.UID), int(u.GID))
 		}

@@ -78,7 +78,7 @@ func (o *opened) sample(ctx context.Context, p Point, m *config.Module, bytes in
 		picked = larger.list
 	}
 	if len(picked) == 0 {
-		return o.scan(ctx, p, nil, m, false)
+		return o.scan(ctx, p, nil, m, false, nil)
 	}
 	var parts []part
 	for i, s := range p.Snapshots {

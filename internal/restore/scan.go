@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/module"
 	"sdbackup/internal/restic"
 )
 
@@ -32,11 +33,11 @@ type counts struct {
 	clash         string // a path that differs from another one by case only
 	tops          map[string]bool
 	under         map[string]uint64 // bytes below each path that was saved
-	privileged    []restic.Node     // setuid, setgid and devices, the first of them
+	beyond        string            // the first node that is refused, and why
 }
 
-// scan reads what the point holds and finds the paths that were asked for.
-func (o *opened) scan(ctx context.Context, p Point, wanted []string, m *config.Module, cases bool) ([]part, error) {
+// scan reads what the point holds and finds the paths that were asked for. The owner is who gets it, if that is not root.
+func (o *opened) scan(ctx context.Context, p Point, wanted []string, m *config.Module, cases bool, owner *module.User) ([]part, error) {
 	var ask []asked
 	for _, text := range wanted {
 		ask = append(ask, newAsked(text, m, p.saved()))
@@ -70,7 +71,7 @@ func (o *opened) scan(ctx context.Context, p Point, wanted []string, m *config.M
 			if wanted, above := one.wants(n.Path); wanted || above {
 				one.has.count(n, wanted)
 				if wanted {
-					one.has.place(n, s.Paths)
+					one.has.place(n, s.Paths, owner)
 				}
 			}
 			if slices.Contains(one.paths, n.Path) {
@@ -143,7 +144,7 @@ func (p *counts) count(n restic.Node, wanted bool) {
 }
 
 // place counts a node where it is to be put in place.
-func (p *counts) place(n restic.Node, saved []string) {
+func (p *counts) place(n restic.Node, saved []string, owner *module.User) {
 	if p.under == nil {
 		p.under = map[string]uint64{}
 	}
@@ -152,14 +153,21 @@ func (p *counts) place(n restic.Node, saved []string) {
 			p.under[s] += n.Size
 		}
 	}
-	device := n.Type == "dev" || n.Type == "chardev"
-	if (device || n.Type == "file" && n.Mode&(os.ModeSetuid|os.ModeSetgid) != 0) && len(p.privileged) < maxPrivileged {
-		p.privileged = append(p.privileged, n)
+	if p.beyond == "" && owner != nil {
+		p.beyond = beyond(n, *owner)
 	}
 }
 
-// maxPrivileged bounds what is remembered of files that give privileges.
-const maxPrivileged = 10000
+// beyond says of a node why it would give a user more than it has; "": it could have saved such a one itself.
+func beyond(n restic.Node, u module.User) string {
+	switch {
+	case n.Type == "dev" || n.Type == "chardev":
+		return fmt.Sprintf("the snapshot has a device, %s, which its user %s could not have made", n.Path, u.Name)
+	case n.Type == "file" && (n.Mode&os.ModeSetuid != 0 && n.UID != u.UID || n.Mode&os.ModeSetgid != 0 && n.GID != u.GID && !slices.Contains(u.Groups, n.GID)):
+		return fmt.Sprintf("the snapshot has %s, which would run with the rights of another user than %s", n.Path, u.Name)
+	}
+	return ""
+}
 
 // dumpFolder is where dumps go, beside the files.
 const dumpFolder = "dumps"
