@@ -19,7 +19,8 @@ type Hook struct {
 	Log         *slog.Logger
 }
 
-// Run runs the hook to its end; what it prints goes to the log. Nothing that it leaves behind goes on.
+// Run runs the hook to its end, in a session of its own, for a terminal takes what is typed from whoever has it; what it prints goes to the log.
+// What it leaves behind in its session is killed, unless it made another process group for that; the rest the service ends that this runs in.
 func (h Hook) Run(ctx context.Context) error {
 	u, err := LookupUser(h.User, h.Group)
 	if err != nil {
@@ -36,7 +37,7 @@ func (h Hook) Run(ctx context.Context) error {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() == 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: u.UID, Gid: u.GID, Groups: u.Groups}
 	}
