@@ -17,15 +17,8 @@ import (
 	"sdbackup/internal/restic"
 )
 
-const (
-	// StagePrefix begins the name of a stage, replacedPrefix that of one that is kept.
-	StagePrefix    = ".sdbackup-restore-"
-	replacedPrefix = ".sdbackup-replaced-"
-	// DumpsPrefix begins the name of the folder of dumps that a hook is given.
-	DumpsPrefix = ".sdbackup-dumps-"
-
-	maxNamed = 100
-)
+// maxNamed bounds the names in Kept.
+const maxNamed = 100
 
 // Run makes the exchange that a journal has been written of. Whoever calls it holds the module's lock.
 func (s Store) Run(ctx context.Context, id string) (Outcome, error) {
@@ -269,7 +262,7 @@ func (j *Journal) inside(r Root) error {
 
 // keep finds what the backup leaves out of the live data, and makes room for it in the new one.
 func (j *Journal) keep(r Root, excluded restic.Exclusion, times map[string]int64) error {
-	if _, err := os.Lstat(r.Live); errors.Is(err, fs.ErrNotExist) || excluded.IsZero() {
+	if _, err := os.Lstat(r.Live); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return filepath.WalkDir(r.Live, func(path string, d fs.DirEntry, err error) error {
@@ -570,7 +563,7 @@ func (s Store) end(j *Journal) (Outcome, error) {
 			errs = append(errs, removeTree(dir))
 			s.at("removed")
 		} else {
-			kept := filepath.Join(above, replacedPrefix+j.Module+"-"+j.Time.UTC().Format("20060102T150405Z"))
+			kept := filepath.Join(above, module.ReplacedPrefix+j.Module+"-"+j.Time.UTC().Format("20060102T150405Z"))
 			err := rename(dir, kept, unix.RENAME_NOREPLACE)
 			if errors.Is(err, fs.ErrNotExist) { // an earlier call has done it
 				_, err = os.Lstat(kept)

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/module"
 )
 
 // tree is everything below a folder, with the times of folders.
@@ -88,7 +89,7 @@ func newScene(t *testing.T, dir string) *scene {
 	} {
 		s.write("live/"+name, text, 1)
 	}
-	stage, inner := dir+"/live/"+StagePrefix+"m", dir+"/live/disk/"+StagePrefix+"m"
+	stage, inner := dir+"/live/"+module.StagePrefix+"m", dir+"/live/disk/"+module.StagePrefix+"m"
 	s.j = NewJournal("m", time.Now())
 	s.j.Stages, s.j.Exclude = []string{stage, inner}, []string{"cache", "*.tmp"}
 	s.j.Roots = []Root{
@@ -110,9 +111,9 @@ func newScene(t *testing.T, dir string) *scene {
 		f.Close()
 	}
 	for name, text := range map[string]string{
-		"live/" + StagePrefix + "m/tree/data/page": "new", "live/" + StagePrefix + "m/tree/data/sub/more": "new",
-		"live/" + StagePrefix + "m/tree/fresh": "new", "live/disk/" + StagePrefix + "m/tree/disk/x": "new", "live/disk/" + StagePrefix + "m/tree/disk/dir": "a file now",
-		"live/disk/" + StagePrefix + "m/tree/disk/only-new": "new",
+		"live/" + module.StagePrefix + "m/tree/data/page": "new", "live/" + module.StagePrefix + "m/tree/data/sub/more": "new",
+		"live/" + module.StagePrefix + "m/tree/fresh": "new", "live/disk/" + module.StagePrefix + "m/tree/disk/x": "new", "live/disk/" + module.StagePrefix + "m/tree/disk/dir": "a file now",
+		"live/disk/" + module.StagePrefix + "m/tree/disk/only-new": "new",
 	} {
 		s.write(name, text, 2)
 	}
@@ -128,7 +129,7 @@ func newScene(t *testing.T, dir string) *scene {
 // live is the live data, without stages.
 func (s *scene) live() map[string]string {
 	all := tree(s.t, s.dir+"/live")
-	maps.DeleteFunc(all, func(name, _ string) bool { return strings.Contains(name, StagePrefix) || name == "" })
+	maps.DeleteFunc(all, func(name, _ string) bool { return strings.Contains(name, module.StagePrefix) || name == "" })
 	return all
 }
 
@@ -489,7 +490,7 @@ func same(t *testing.T, got, want map[string]string) {
 // What both the live data and the snapshot have, though it is left out of backups, is not lost.
 func TestBoth(t *testing.T) {
 	s := newScene(t, t.TempDir())
-	s.write("live/"+StagePrefix+"m/tree/data/cache/a", "from the snapshot", 2)
+	s.write("live/"+module.StagePrefix+"m/tree/data/cache/a", "from the snapshot", 2)
 	out, err := s.store.Run(t.Context(), "m")
 	if err != nil || !out.Committed || len(out.Retained) != 2 || out.Kept != 3 {
 		t.Fatalf("Run = %+v, %v", out, err)

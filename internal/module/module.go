@@ -135,7 +135,7 @@ func (a *attempt) save(ctx context.Context) (err error) {
 }
 
 func (a *attempt) saveFiles(ctx context.Context) error {
-	source := restic.Source{Host: a.Node, Tags: a.tags("", true), Dir: a.Directory, Exclude: a.Exclude}
+	source := restic.Source{Host: a.Node, Tags: a.tags("", true), Dir: a.Directory, Exclude: Exclude(a.Exclude)}
 	for _, p := range a.Include {
 		// restic saves a symbolic link that it is given as a link; what is meant is what it leads to.
 		path, err := filepath.EvalSymlinks(a.absolute(p))

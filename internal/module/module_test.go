@@ -8,11 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sdbackup/internal/config"
 	"sdbackup/internal/lock"
@@ -393,4 +397,64 @@ func FuzzEnvironment(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a restore in place leaves, or keeps, is in no backup: only root may read it.
+func TestExcludeOwn(t *testing.T) {
+	t.Parallel()
+	p := newPlan(t)
+	p.Exclude = []string{"*.log"}
+	for _, name := range []string{StagePrefix + "wiki/tree/page", ReplacedPrefix + "wiki-20260101T000000Z/x", DumpsPrefix + "wiki/all.sql", "a.log", ".sdbackup-notes"} {
+		path := filepath.Join(p.Directory, "data/sub", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, _ := attemptOf(t, p)
+	want(t, r, status.Success, "")
+	var names []string
+	err := p.repositoryForTest(t).Ls(t.Context(), r.Snapshot, nil, func(n restic.Node) error {
+		if n.Type == "file" {
+			names = append(names, n.Name)
+		}
+		return nil
+	})
+	if slices.Sort(names); err != nil || !slices.Equal(names, []string{".sdbackup-notes", "other.txt", "page.txt"}) {
+		t.Errorf("the backup has %q, %v", names, err)
+	}
+}
+
+// The hook of a restore has no terminal, and what it leaves behind ends.
+func TestRestoreHook(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	h := Hook{Name: "restore-state", Log: slog.New(slog.NewTextHandler(&log, nil)), Argv: []string{"sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo left $!; cat /proc/$$/stat; echo no >/dev/tty"}}
+	err := h.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "/dev/tty") {
+		t.Errorf("Run = %v; it could write to a terminal", err)
+	}
+	_, stat, _ := strings.Cut(log.String(), " (sh) ")
+	// proc_pid_stat(5): state, ppid, pgrp, session, tty_nr
+	fields := strings.Fields(stat)
+	own, _ := unix.Getsid(0)
+	if len(fields) < 5 || fields[3] == strconv.Itoa(own) || fields[3] != fields[2] || fields[4] != "0" {
+		t.Errorf("our session is %d, its process is %v", own, fields)
+	}
+	_, left, _ := strings.Cut(log.String(), "left ")
+	left, _, _ = strings.Cut(left, "\"")
+	pid, err := strconv.Atoi(left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		data, err := os.ReadFile("/proc/" + left + "/stat")
+		if err != nil || strings.Contains(string(data), ") Z ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatal("what it left behind goes on")
+		}
+		runtime.Gosched()
+	}
 }

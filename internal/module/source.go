@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +26,18 @@ const (
 	// hookDelay is what a stopped hook has from SIGTERM to SIGKILL.
 	hookDelay = 10 * time.Second
 )
+
+// What begins the names of what a restore in place makes beside live data, or in it.
+const (
+	StagePrefix    = ".sdbackup-restore-"  // what is to become live
+	ReplacedPrefix = ".sdbackup-replaced-" // what was, and is kept
+	DumpsPrefix    = ".sdbackup-dumps-"    // what a hook is given
+)
+
+// Exclude is what the backups of a module leave out: what its configuration says, and what is ours, which even its user may not be able to read.
+func Exclude(configured []string) []string {
+	return append(slices.Clone(configured), StagePrefix+"*", ReplacedPrefix+"*", DumpsPrefix+"*")
+}
 
 func (a *attempt) absolute(path string) string {
 	if filepath.IsAbs(path) {

@@ -40,9 +40,6 @@ func NewExclusion(texts []string) (Exclusion, error) {
 	return x, nil
 }
 
-// IsZero tells whether nothing is excluded.
-func (x Exclusion) IsZero() bool { return len(x.patterns) == 0 }
-
 // Matches tells whether a clean, absolute path is excluded, if none of its folders is.
 func (x Exclusion) Matches(name string) bool {
 	matched := false

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"sdbackup/internal/module"
 	"sdbackup/internal/restic"
 )
 
@@ -81,7 +82,7 @@ func (p *Plan) compareLive(ctx context.Context, one part) (Comparison, error) {
 	if p.Request.InPlace {
 		c.place = func(at string) (string, bool) { return p.livePath(at) }
 	}
-	c.exclude, _ = restic.NewExclusion(p.into.Exclude) // a bad one excludes nothing; a restore in place refuses it
+	c.exclude, _ = restic.NewExclusion(module.Exclude(p.into.Exclude)) // a bad one excludes nothing; a restore in place refuses it
 	return c.compare(ctx, p.repository, one.ID)
 }
 

@@ -60,7 +60,7 @@ func (r *Restorer) checkPlaces(ctx context.Context, p *Plan) error {
 	if err := exchange.Interrupted(r.Paths, m.ID); err != nil {
 		add(fmt.Sprintf("put it right first: restore-backup recover %s", m.ID), "%v", err)
 	}
-	if _, err := restic.NewExclusion(m.Exclude); err != nil {
+	if _, err := restic.NewExclusion(module.Exclude(m.Exclude)); err != nil {
 		add("correct exclude of the module", "%v", err)
 	}
 	if len(p.Point.Snapshots) == 0 {
@@ -91,13 +91,7 @@ type adder func(remedy, format string, args ...any)
 // findPlaces says where each path goes: only to what the module's include names, whatever the snapshot says that it was.
 func (p *Plan) findPlaces(one part, add adder) {
 	m := p.into
-	var include []string
-	for _, text := range m.Include {
-		if !filepath.IsAbs(text) {
-			text = filepath.Join(m.Directory, text)
-		}
-		include = append(include, realPath(text))
-	}
+	include := included(m)
 	if p.As != "" && len(include) != len(one.Paths) {
 		add("restore it into a new folder", "it includes %d paths, and the snapshot has %d: they cannot be told apart", len(include), len(one.Paths))
 		return
@@ -106,9 +100,12 @@ func (p *Plan) findPlaces(one part, add adder) {
 	if wanted == nil {
 		wanted = one.Paths
 	}
-	source := []string{} // the paths that were saved, in the order in which they were configured
-	if p.As != "" {
-		source = p.sourceOrder(one.Paths)
+	source := one.Paths // in the order in which they were configured
+	if p.As != "" && len(source) > 1 {
+		if source = p.sourceOrder(one.Paths); len(source) != len(one.Paths) {
+			add("restore it into a new folder", "the snapshot has %d paths, and the configuration does not say any more in which order they were: they cannot be told apart", len(one.Paths))
+			return
+		}
 	}
 	for _, s := range one.Paths {
 		live := s
@@ -135,23 +132,29 @@ func (p *Plan) findPlaces(one part, add adder) {
 	}
 }
 
-// sourceOrder sorts the paths of a snapshot as the source's include has them; restic sorts them by name.
+// sourceOrder sorts the paths of a snapshot as the source's include has them; restic sorts them by name. What it does not have is left out.
 func (p *Plan) sourceOrder(saved []string) []string {
 	var order []string
 	if p.Module != nil {
-		for _, text := range p.Module.Include {
-			if !filepath.IsAbs(text) {
-				text = filepath.Join(p.Module.Directory, text)
-			}
-			if at := realPath(text); slices.Contains(saved, at) && !slices.Contains(order, at) {
+		for _, at := range included(p.Module) {
+			if slices.Contains(saved, at) && !slices.Contains(order, at) {
 				order = append(order, at)
 			}
 		}
 	}
-	if len(order) != len(saved) {
-		return saved
-	}
 	return order
+}
+
+// included lists the paths of a module as its backups have them.
+func included(m *config.Module) []string {
+	var paths []string
+	for _, text := range m.Include {
+		if !filepath.IsAbs(text) {
+			text = filepath.Join(m.Directory, text)
+		}
+		paths = append(paths, realPath(text))
+	}
+	return paths
 }
 
 // realPath follows symbolic links as far as there is something.
@@ -297,16 +300,10 @@ func (r *Restorer) restoreInPlace(ctx context.Context, p *Plan, progress func(Pr
 		result.Seconds = time.Since(start).Seconds()
 		result.Complete = err == nil
 		if err != nil {
-			advice := Remedy(err)
+			advice := or(Remedy(err), "what is live was not touched")
 			err = fmt.Errorf("restore %s in place: %w", p.Label(), err)
 			if result.ErrorCount == 0 {
 				result.Errors, result.ErrorCount = append(result.Errors, err.Error()), 1
-			}
-			if advice == "" {
-				advice = "what is live was not touched"
-				if result.RolledBack {
-					advice = "what is live is as it was before"
-				}
 			}
 			err = remedy(err, advice)
 		}
@@ -316,15 +313,26 @@ func (r *Restorer) restoreInPlace(ctx context.Context, p *Plan, progress func(Pr
 		return result, err
 	}
 	defer held.Release()
+	defer func() {
+		if err != nil && (result.RolledBack || Remedy(err) == "") {
+			err = remedy(err, r.afterwards(m.ID, result.RolledBack))
+		}
+	}()
 	store := r.journals()
 	if _, err := store.Recover(ctx, m.ID); err != nil {
 		return result, err
 	}
-	j := r.journal(p)
+	j, err := r.journal(p)
+	if err != nil {
+		return result, err
+	}
 	if err := store.Save(j); err != nil {
 		return result, err
 	}
 	if err := p.stage(ctx, j, &result, progress); err != nil {
+		if saveErr := store.Save(j); saveErr != nil { // it may have named too much
+			return result, errors.Join(err, saveErr)
+		}
 		_, recoverErr := store.Recover(context.WithoutCancel(ctx), m.ID)
 		return result, errors.Join(err, recoverErr)
 	}
@@ -342,6 +350,23 @@ func (r *Restorer) restoreInPlace(ctx context.Context, p *Plan, progress func(Pr
 	return result, errors.New(or(out.Error, "it was not finished, and nobody knows why"))
 }
 
+// afterwards says what became of the live data when a restore in place failed.
+func (r *Restorer) afterwards(id string, rolledBack bool) string {
+	j, err := r.journals().Load(id)
+	service := units.RestoreServiceName(id)
+	switch {
+	case err != nil || j != nil && j.State == exchange.Exchanging:
+		return fmt.Sprintf("what is live may be half restored and its units are stopped: restore-backup recover %s, and see journalctl -u %s", id, strconv.Quote(service))
+	case rolledBack || j != nil && j.State == exchange.Undone:
+		return "what is live is as it was before"
+	case j != nil && j.State == exchange.Committed:
+		return fmt.Sprintf("what was restored is live; restore-backup recover %s removes what it replaced", id)
+	case j != nil:
+		return fmt.Sprintf("what is live was not touched; restore-backup recover %s removes what was restored", id)
+	}
+	return "what is live was not touched"
+}
+
 func or(s, fallback string) string {
 	if s == "" {
 		return fallback
@@ -357,17 +382,18 @@ func (r *Restorer) journals() exchange.Store {
 	return s
 }
 
-// journal is the journal of a plan.
-func (r *Restorer) journal(p *Plan) *exchange.Journal {
+// journal is the journal of a plan. What it names in the end to be removed is not there yet.
+func (r *Restorer) journal(p *Plan) (*exchange.Journal, error) {
 	m := p.into
 	j := exchange.NewJournal(m.ID, r.Now())
-	j.Units, j.Exclude, j.Hook, j.User, j.Group, j.Directory = m.Units, m.Exclude, m.RestoreState, m.User, m.Group, m.Directory
+	j.Units, j.Exclude, j.Hook, j.User, j.Group, j.Directory = m.Units, module.Exclude(m.Exclude), m.RestoreState, m.User, m.Group, m.Directory
 	j.Env = []string{"MODULE_ID=" + m.ID, "RESTORE_TIME=" + p.Point.Time.UTC().Format(time.RFC3339), "RESTORE_SNAPSHOT=" + p.Point.Snapshots[0].ID}
+	var errs []error
 	stage := func(dir string) string {
-		path := filepath.Join(dir, exchange.StagePrefix+m.ID)
+		path := filepath.Join(dir, module.StagePrefix+m.ID)
 		if !slices.Contains(j.Stages, path) {
 			j.Stages = append(j.Stages, path)
-			_ = j.Note(dir) // what cannot be examined cannot be written to, either
+			errs = append(errs, free(path), j.Note(dir))
 		}
 		return path
 	}
@@ -378,10 +404,28 @@ func (r *Restorer) journal(p *Plan) *exchange.Journal {
 	}
 	if slices.ContainsFunc(p.parts, func(one part) bool { return one.Dump != "" }) {
 		dir := p.dumpStage()
-		j.Dumps = &exchange.Root{Live: filepath.Join(dir, exchange.DumpsPrefix+m.ID), Staged: filepath.Join(stage(dir), dumpFolder)}
+		j.Dumps = &exchange.Root{Live: filepath.Join(dir, module.DumpsPrefix+m.ID), Staged: filepath.Join(stage(dir), dumpFolder)}
 		j.Env = append(j.Env, "RESTORE_DUMPS="+j.Dumps.Live)
+		errs = append(errs, free(j.Dumps.Live))
 	}
-	return j
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return j, nil
+}
+
+// free tells whether nothing is at a path.
+func free(path string) error {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = foreign(path)
+	}
+	return err
 }
 
 // treeFolder is where files are in a stage, beside dumpFolder.
@@ -391,10 +435,11 @@ const treeFolder = "tree"
 func (p *Plan) stage(ctx context.Context, j *exchange.Journal, result *Result, progress func(Progress)) error {
 	var before uint64
 	verified := p.Verify
-	for _, dir := range j.Stages {
+	for i, dir := range j.Stages {
 		held, err := exchange.OpenStage(dir)
 		if errors.Is(err, fs.ErrExist) {
-			return remedy(fmt.Errorf("there is a %s, of which no journal knows", dir), "look into it, and remove it")
+			j.Stages = j.Stages[:i] // neither it nor those that were not made yet are ours
+			return foreign(dir)
 		}
 		if err != nil {
 			return err
@@ -429,6 +474,11 @@ func (p *Plan) stage(ctx context.Context, j *exchange.Journal, result *Result, p
 	}
 	result.Verified = verified
 	return nil
+}
+
+// foreign is the error of a name that we need and somebody else has.
+func foreign(path string) error {
+	return remedy(fmt.Errorf("there is a %s, of which no journal knows", path), "look into it, and remove it")
 }
 
 // plainly says an error with the name that a folder has for people.
@@ -494,18 +544,24 @@ func (r *Restorer) exchange(ctx context.Context, m *config.Module, held *lock.Lo
 		}
 		return append(append(all, words...), m.ID)
 	}
+	service := units.RestoreServiceName(m.ID)
 	end, runErr := r.Units.Run(ctx, units.Service{
-		Name: units.RestoreServiceName(m.ID), Description: "Restore in place of module " + m.ID,
+		Name: service, Description: "Restore in place of module " + m.ID,
 		Argv: argv("exchange"), StopPost: argv("recover", "--json"), Unconfined: true,
 		LogFields: []string{"MODULE_ID=" + m.ID}, Stdin: held.File(), Stdout: told, TimeoutStop: exchangeTimeout,
 	})
 	out, known := outcome(told)
-	// Whatever went wrong with the service itself: nobody else holds the lock.
-	left, err := store.Load(m.ID)
-	if runErr == nil && left != nil && left.State != exchange.Committed || err != nil {
+	if runErr != nil {
+		running, ending, err := r.Units.Running(context.WithoutCancel(ctx), []string{service})
+		if err != nil || len(running)+len(ending) > 0 {
+			return out, remedy(runErr, fmt.Sprintf("its service may go on with it: see systemctl status %s; if it does not, restore-backup recover %s puts it right", strconv.Quote(service), m.ID))
+		}
+	}
+	// The service has ended, or never began: nobody else holds the lock.
+	if left, err := store.Load(m.ID); err != nil || left != nil && left.State != exchange.Committed {
 		recovered, recoverErr := store.Recover(context.WithoutCancel(ctx), m.ID)
-		if err := errors.Join(err, recoverErr); err != nil {
-			return recovered, err
+		if recoverErr != nil {
+			return recovered, errors.Join(runErr, recoverErr)
 		}
 		out, known = recovered, true
 	}
@@ -515,7 +571,7 @@ func (r *Restorer) exchange(ctx context.Context, m *config.Module, held *lock.Lo
 	case out.Committed:
 		return out, nil
 	case !known:
-		return out, fmt.Errorf("%s told no outcome (%s): see journalctl -u %s", units.RestoreServiceName(m.ID), end, strconv.Quote(units.RestoreServiceName(m.ID)))
+		return out, fmt.Errorf("%s told no outcome (%s): see journalctl -u %s", service, end, strconv.Quote(service))
 	case end.Signal != 0:
 		out.Error = fmt.Sprintf("its service was killed (%s)", end)
 	}

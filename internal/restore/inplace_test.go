@@ -338,3 +338,112 @@ func TestBeyond(t *testing.T) {
 		}
 	}
 }
+
+// A folder that has our name, and is not ours, is not removed, whenever it is made.
+func TestInPlaceForeign(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "")
+	w.fill()
+	w.save(wikiUUID, "web1", "r1", nil)
+	for _, name := range []string{module.StagePrefix + "wiki1", module.ReplacedPrefix + "wiki1-x"} {
+		w.write(filepath.Join("wiki1/data", name, "precious"), "") // in what is replaced: they are no part of it
+	}
+	w.write("wiki1/"+module.StagePrefix+"wiki1/precious", "")
+	_, err := w.Restore(t.Context(), w.plan(inPlace), quietly)
+	if err == nil || !strings.Contains(err.Error(), "of which no journal knows") || !strings.Contains(Remedy(err), "look into it, and remove it") {
+		t.Errorf("Restore = %v (%s)", err, Remedy(err))
+	}
+	if _, err := os.Stat(filepath.Join(w.data, module.StagePrefix+"wiki1/precious")); err != nil {
+		t.Error(err)
+	}
+	w.check(os.RemoveAll(filepath.Join(w.data, module.StagePrefix+"wiki1")))
+
+	// Somebody makes it when the journal is written.
+	p := w.plan(inPlace)
+	j, err := w.journal(p)
+	w.check(err)
+	w.check(w.journals().Save(j))
+	w.write("wiki1/"+module.StagePrefix+"wiki1/precious", "")
+	if err := p.stage(t.Context(), j, new(Result), quietly); err == nil || len(j.Stages) != 0 {
+		t.Errorf("stage = %v; the journal would remove %v", err, j.Stages)
+	}
+	w.check(w.journals().Save(j))
+	if _, err := w.journals().Recover(t.Context(), "wiki1"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(w.data, module.StagePrefix+"wiki1/precious")); err != nil {
+		t.Error(err)
+	}
+	w.check(os.RemoveAll(filepath.Join(w.data, module.StagePrefix+"wiki1")))
+
+	result, err := w.Restore(t.Context(), w.plan(inPlace), quietly)
+	if err != nil || result.Kept != 2 {
+		t.Errorf("Restore = %+v, %v", result, err)
+	}
+	if _, err := os.Stat(filepath.Join(w.data, "data", module.ReplacedPrefix+"wiki1-x/precious")); err != nil {
+		t.Error(err)
+	}
+}
+
+// When nothing could be put back, nobody is told that nothing was touched.
+func TestInPlaceAdvice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "")
+	w.fill()
+	w.save(wikiUUID, "web1", "r1", nil)
+	w.reload(`include = ["data"]`, `include = ["data"]
+restore-state = ["sh", "-c", "mv $PWD $PWD.away; mkdir $PWD; exit 1"]`)
+	w.write("wiki1/data/first", "changed")
+	before := tree(t, w.data)
+	result, err := w.Restore(t.Context(), w.plan(inPlace), quietly)
+	if err == nil || result.RolledBack || !strings.HasPrefix(Remedy(err), "what is live may be half restored and its units are stopped: restore-backup recover wiki1") {
+		t.Errorf("Restore = %+v, %v (%s)", result, err, Remedy(err))
+	}
+	if list, err := w.Recover(t.Context(), "wiki1"); err == nil || len(list) != 1 || list[0].RolledBack {
+		t.Errorf("Recover = %+v, %v", list, err)
+	}
+	w.check(os.Remove(w.data))
+	w.check(os.Rename(w.data+".away", w.data))
+	if list, err := w.Recover(t.Context(), "wiki1"); err != nil || len(list) != 1 || !list[0].RolledBack {
+		t.Errorf("Recover = %+v, %v", list, err)
+	}
+	sameTree(t, tree(t, w.data), before)
+	w.nothingLeft()
+}
+
+// Nobody guesses which path is which.
+func TestAsOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "")
+	for _, name := range []string{"one", "two"} {
+		w.write("wiki1/"+name+"/name", name)
+		w.write("wiki2/"+name+"/name", "empty")
+	}
+	r := w.repository(wikiUUID)
+	w.check(os.CopyFS(r.Location, os.DirFS(emptyRepository(t))))
+	_, err := r.Backup(t.Context(), restic.Source{
+		Host: "web1", Tags: []string{"module=wiki1", "backup=1", "run=r1", "files"}, Paths: []string{filepath.Join(w.data, "two"), filepath.Join(w.data, "one")},
+	}, nil)
+	w.check(err)
+	w.reload(`include = ["data"]`, `include = ["two", "one"]
+[module.wiki2]
+type = "dokuwiki"
+uuid = "11111111-2222-4333-8444-555555555555"
+directory = "`+w.dir+`/wiki2"
+include = ["two", "one"]`)
+	as := func(r *Request) { inPlace(r); r.As = "wiki2" }
+	_, err = w.Restore(t.Context(), w.plan(as), quietly)
+	w.check(err)
+	for _, name := range []string{"one", "two"} {
+		if got, err := os.ReadFile(filepath.Join(w.dir, "wiki2", name, "name")); err != nil || string(got) != name {
+			t.Errorf("%s is %q, %v", name, got, err)
+		}
+	}
+	// When the one that was saved is not in the configuration any more.
+	p, err := w.Check(t.Context(), w.request(func(r *Request) { as(r); r.Module = nil }))
+	w.check(err)
+	defer p.Close()
+	if data, _ := json.Marshal(p.Blocked()); !strings.Contains(string(data), "cannot be told apart") {
+		t.Errorf("problems = %s", data)
+	}
+}

@@ -127,7 +127,9 @@ func (w *world) check(err error) {
 
 func (w *world) write(name, text string) {
 	w.t.Helper()
-	w.check(os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
+	path := filepath.Join(w.dir, name)
+	w.check(os.MkdirAll(filepath.Dir(path), 0o755))
+	w.check(os.WriteFile(path, []byte(text), 0o600))
 }
 
 func (w *world) repository(uuid string) restic.Repository {
