@@ -143,7 +143,9 @@ func (c *importer) read(ctx context.Context, env *cli.Env, in io.Reader) (destin
 		}
 		return destination.ReadDocument(b)
 	}
-	passphrase, err := c.passphrase(ctx, env)
+	passphrase, err := nodecopy.ReadPassphrase(ctx, c.PassphraseFile, c.PassphraseCredential, env.Getenv, func() (string, error) {
+		return cli.AskPassphrase(ctx, env, c.File != standardInput)
+	})
 	if err != nil {
 		return destination.Document{}, err
 	}
@@ -152,19 +154,4 @@ func (c *importer) read(ctx context.Context, env *cli.Env, in io.Reader) (destin
 		return destination.Document{}, err
 	}
 	return destination.FromNode(copied)
-}
-
-func (c *importer) passphrase(ctx context.Context, env *cli.Env) ([]byte, error) {
-	if c.PassphraseFile != "" || c.PassphraseCredential != "" {
-		return nodecopy.ReadPassphrase(ctx, c.PassphraseFile, c.PassphraseCredential, env.Getenv)
-	}
-	tty := cli.Terminal(env)
-	if tty == nil || c.File == standardInput {
-		return nil, mistake("there is no terminal to ask for the passphrase at; want --passphrase-file or --passphrase-credential")
-	}
-	text, err := cli.AskSecret(ctx, env, tty, "passphrase of the copy: ")
-	if err != nil {
-		return nil, err
-	}
-	return []byte(text), nodecopy.CheckPassphrase([]byte(text))
 }

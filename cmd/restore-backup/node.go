@@ -55,7 +55,7 @@ func (c *node) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if tty == nil && !c.Yes && !c.DryRun {
 		return mistake("there is no terminal to ask at; want --yes, or --dry-run to see what would be written")
 	}
-	copied, err := c.open(ctx, root, env, tty)
+	copied, err := c.open(ctx, root, env)
 	if err != nil {
 		return explain(err)
 	}
@@ -113,7 +113,7 @@ func (c *node) Run(ctx context.Context, root *command, env *cli.Env) error {
 }
 
 // open reads the copy.
-func (c *node) open(ctx context.Context, root *command, env *cli.Env, tty *os.File) (nodecopy.Copy, error) {
+func (c *node) open(ctx context.Context, root *command, env *cli.Env) (nodecopy.Copy, error) {
 	in := env.Stdin
 	if c.File != "" && c.File != standardInput {
 		f, err := os.Open(c.File)
@@ -123,7 +123,9 @@ func (c *node) open(ctx context.Context, root *command, env *cli.Env, tty *os.Fi
 		defer f.Close()
 		in = f
 	}
-	passphrase, err := c.passphrase(ctx, env, tty)
+	passphrase, err := nodecopy.ReadPassphrase(ctx, c.PassphraseFile, c.PassphraseCredential, env.Getenv, func() (string, error) {
+		return cli.AskPassphrase(ctx, env, c.File != standardInput)
+	})
 	if err != nil {
 		return nodecopy.Copy{}, err
 	}
@@ -136,20 +138,6 @@ func (c *node) open(ctx context.Context, root *command, env *cli.Env, tty *os.Fi
 		copied, err = nodecopy.Decrypt(in, passphrase)
 	}
 	return copied.WithPassphrase(passphrase), err
-}
-
-func (c *node) passphrase(ctx context.Context, env *cli.Env, tty *os.File) ([]byte, error) {
-	switch {
-	case c.PassphraseFile != "" || c.PassphraseCredential != "":
-		return nodecopy.ReadPassphrase(ctx, c.PassphraseFile, c.PassphraseCredential, env.Getenv)
-	case tty == nil || c.File == standardInput:
-		return nil, &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("there is no terminal to ask for the passphrase at; want --passphrase-file or --passphrase-credential")}
-	}
-	text, err := cli.AskSecret(ctx, env, tty, "passphrase of the copy: ")
-	if err != nil {
-		return nil, err
-	}
-	return []byte(text), nodecopy.CheckPassphrase([]byte(text))
 }
 
 // blocked is why the plan is not carried out; nil when nothing is in the way.

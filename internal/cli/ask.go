@@ -39,6 +39,15 @@ func AskSecret(ctx context.Context, env *Env, tty *os.File, question string) (st
 	return text, err
 }
 
+// AskPassphrase asks for the passphrase of a copy of a node, unless standard input is not free for that.
+func AskPassphrase(ctx context.Context, env *Env, free bool) (string, error) {
+	tty := Terminal(env)
+	if tty == nil || !free {
+		return "", &ExitError{Code: ExitUsage, Err: errors.New("there is no terminal to ask for the passphrase at; want --passphrase-file or --passphrase-credential")}
+	}
+	return AskSecret(ctx, env, tty, "passphrase of the copy: ")
+}
+
 // Confirm asks a question; only y and yes agree.
 func Confirm(ctx context.Context, env *Env, tty *os.File, question string) (bool, error) {
 	text, err := answer(ctx, env, question+" [y/N] ", func() (string, error) { return bufio.NewReader(tty).ReadString('\n') })

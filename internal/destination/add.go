@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
 )
 
 // Request says what to add, or what to alter of what is there.
@@ -71,7 +72,7 @@ func (s *Store) Add(ctx context.Context, r Request) (Result, error) {
 	if err := makeFolder(s.Dir, publicFolder); err != nil {
 		return Result{}, err
 	}
-	unlock, err := s.lock()
+	unlock, err := lock.Folder(s.Dir)
 	if err != nil {
 		return Result{}, err
 	}
@@ -228,7 +229,7 @@ func (s *Store) Alter(ctx context.Context, r Request) (Result, error) {
 	if _, _, err := s.own(cfg, r.ID); err != nil {
 		return Result{}, err
 	}
-	unlock, err := s.lock()
+	unlock, err := lock.Folder(s.Dir)
 	if err != nil {
 		return Result{}, err
 	}

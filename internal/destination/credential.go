@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"sdbackup/internal/nodecopy"
 )
 
 // credstore is where systemd looks for encrypted credentials, systemd.exec(5), LoadCredentialEncrypted=; and where they are made.
@@ -37,18 +39,9 @@ func systemdCreds(ctx context.Context, stdin []byte, args ...string) ([]byte, er
 		return nil, errors.New("systemd-creds is not installed, so there are no credentials here; leave --credential out")
 	case err != nil:
 		return nil, fmt.Errorf("systemd-creds cannot %s credential %s here (%s); leave --credential out to keep secrets in files",
-			args[0], strings.TrimPrefix(args[1], "--name="), lastLine(stderr.String(), err))
+			args[0], strings.TrimPrefix(args[1], "--name="), nodecopy.LastLine(stderr.String(), err))
 	}
 	return out, nil
-}
-
-// lastLine is the last line that says anything, or the error.
-func lastLine(text string, err error) string {
-	lines := strings.Split(strings.TrimSpace(strings.ToValidUTF8(text, "?")), "\n")
-	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
-		return last
-	}
-	return err.Error()
 }
 
 // readCredential finds a credential where systemd would.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
 )
 
 // Document is what Export writes and Import reads. It holds every secret.
@@ -166,7 +167,7 @@ func (s *Store) Import(ctx context.Context, doc Document, credential bool) (Impo
 	if err := makeFolder(s.Dir, publicFolder); err != nil {
 		return Imported{}, err
 	}
-	unlock, err := s.lock()
+	unlock, err := lock.Folder(s.Dir)
 	if err != nil {
 		return Imported{}, err
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
+	"sdbackup/internal/nodecopy"
 )
 
 // killAfter is what rclone has from SIGTERM to SIGKILL.
@@ -81,7 +83,7 @@ func lastMessage(text string, err error) string {
 			return strings.TrimSpace(line[len(start):])
 		}
 	}
-	return lastLine(text, err)
+	return nodecopy.LastLine(text, err)
 }
 
 // rcloneRemote is a remote and a private copy of its configuration: rclone writes into it.
@@ -143,7 +145,7 @@ func (s *Store) keepToken(d *config.Destination, before *Section, copied string)
 	if err != nil || len(sections) != 1 || sections[0].Get("token") == "" || sections[0].Get("token") == before.Get("token") {
 		return
 	}
-	unlock, err := s.lock()
+	unlock, err := lock.Folder(s.Dir)
 	if err != nil {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
 )
 
 // Removal says how to remove.
@@ -45,7 +46,7 @@ func (s *Store) Remove(ctx context.Context, r Removal) (Removed, error) {
 	if _, _, err := s.own(s.load(), r.ID); err != nil {
 		return Removed{}, err
 	}
-	unlock, err := s.lock()
+	unlock, err := lock.Folder(s.Dir)
 	if err != nil {
 		return Removed{}, err
 	}

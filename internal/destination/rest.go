@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"os"
 	"strings"
+
+	"sdbackup/internal/config"
 )
 
 // restProber examines a server of restic's REST protocol: it makes a repository of its own there, with nothing but a lock in it. What is not
@@ -124,14 +126,14 @@ func (p *restProber) list(ctx context.Context) error {
 		}
 		return err
 	}
-	if _, err := p.call(ctx, http.MethodHead, "sdbackup-probe/"+RandomUUID()+"/config", nil); err != nil && status(err) != http.StatusNotFound {
+	if _, err := p.call(ctx, http.MethodHead, "sdbackup-probe/"+config.NewUUID()+"/config", nil); err != nil && status(err) != http.StatusNotFound {
 		return err
 	}
 	return errNotYet
 }
 
 func (p *restProber) create(ctx context.Context, name string, data []byte) error {
-	p.repository += name + "/" + RandomUUID() + "/"
+	p.repository += name + "/" + config.NewUUID() + "/"
 	sum := sha256.Sum256(data)
 	p.lock = hex.EncodeToString(sum[:])
 	if _, err := p.call(ctx, http.MethodPost, "?create=true", nil); err != nil {

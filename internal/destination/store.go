@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sdbackup/internal/atomicfile"
 	"sdbackup/internal/config"
 )
@@ -149,28 +147,6 @@ func items(c *config.Config) map[string]any {
 		all["backup."+id] = item
 	}
 	return all
-}
-
-// lock keeps other processes of this kind from changing the configuration. It ends with the process, too.
-func (s *Store) lock() (unlock func(), err error) {
-	f, err := os.Open(s.Dir)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		f.Close()
-		return nil, fmt.Errorf("another backup-destination is changing %s; try again when it is done", s.Dir)
-	}
-	if err != nil {
-		f.Close()
-		return nil, os.NewSyscallError("flock", err)
-	}
-	return func() { f.Close() }, nil
 }
 
 // find returns a destination that is defined anywhere.

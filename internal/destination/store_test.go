@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
 )
 
 // local is a request for a folder.
@@ -286,11 +287,11 @@ func TestOpen(t *testing.T) {
 func TestOneAtATime(t *testing.T) {
 	s := testStore(t)
 	mustAdd(t, s, local("a", "/srv"))
-	unlock, err := s.lock()
+	unlock, err := lock.Folder(s.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Add(t.Context(), local("b", "/srv/b")); err == nil || !strings.Contains(err.Error(), "another backup-destination") {
+	if _, err := s.Add(t.Context(), local("b", "/srv/b")); err == nil || !strings.Contains(err.Error(), "another process is changing") {
 		t.Errorf("Add while another is at work: %v", err)
 	}
 	unlock()

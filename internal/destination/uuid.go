@@ -2,10 +2,10 @@ package destination
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha1"
 	"encoding/json"
-	"fmt"
+
+	"sdbackup/internal/config"
 )
 
 // urlNamespace is the namespace of URLs, RFC 9562, appendix C.
@@ -30,18 +30,5 @@ func (i identity) uuid() string {
 		panic(err) // strings always encode
 	}
 	sum := sha1.Sum(append(urlNamespace[:], bytes.TrimSuffix(b.Bytes(), []byte("\n"))...))
-	return formatUUID([16]byte(sum[:16]), 5)
-}
-
-// RandomUUID is version 4.
-func RandomUUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return formatUUID(b, 4)
-}
-
-func formatUUID(b [16]byte, version byte) string {
-	b[6] = b[6]&0x0f | version<<4
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	return config.FormatUUID([16]byte(sum[:16]), 5)
 }

@@ -224,15 +224,15 @@ func Lock(paths config.Paths, id, user, group string) (release func(), err error
 		unix.Flock(0, unix.LOCK_EX|unix.LOCK_NB) == nil {
 		return func() {}, nil
 	}
-	held, err := Take(paths, id, user, group)
+	held, err := Take(paths, id, user, group, "restore")
 	if err != nil {
 		return nil, err
 	}
 	return func() { held.Release() }, nil
 }
 
-// Take takes a module's lock.
-func Take(paths config.Paths, id, user, group string) (*lock.Lock, error) {
+// Take takes a module's lock, for a restore or what else the holder says.
+func Take(paths config.Paths, id, user, group, holder string) (*lock.Lock, error) {
 	path := lock.ModulePath(paths.Lock, id)
 	if err := lock.EnsureDir(paths.Lock); err != nil {
 		return nil, err
@@ -242,7 +242,7 @@ func Take(paths config.Paths, id, user, group string) (*lock.Lock, error) {
 			return nil, err
 		}
 	}
-	held, err := lock.TryExclusive(path, "restore")
+	held, err := lock.TryExclusive(path, holder)
 	var busy *lock.HeldError
 	if errors.As(err, &busy) {
 		return nil, fmt.Errorf("module %s is in use: %w", id, err)

@@ -77,6 +77,23 @@ func (l *Lock) Release() error { return l.file.Close() }
 // File is the open file that holds the lock, for a child that shall hold it, too.
 func (l *Lock) File() *os.File { return l.file }
 
+// Folder locks the folder of a configuration, for whoever changes it. It does not wait. The lock ends with the process, too.
+func Folder(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return func() { f.Close() }, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("another process is changing %s; try again when it is done", dir)
+	}
+	return nil, fmt.Errorf("lock %s: %w", dir, err)
+}
+
 // Wait returns nil as soon as nobody holds the lock, or ctx's error. It does not take the lock: whoever does next has it.
 func Wait(ctx context.Context, path string) error {
 	f, err := open(path, os.O_RDONLY)

@@ -16,6 +16,7 @@ import (
 
 	"sdbackup/internal/atomicfile"
 	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
 )
 
 // ProblemsError tells that the configuration would have mistakes, and nothing was written.
@@ -77,7 +78,7 @@ func (p Plan) Apply(ctx context.Context) error {
 	if err != nil {
 		return undo(err)
 	}
-	unlock, err := lockFolder(p.folder)
+	unlock, err := lock.Folder(p.folder)
 	if err != nil {
 		return undo(err)
 	}
@@ -198,25 +199,4 @@ func makeFolders(dir string, mode fs.FileMode) (back []change, err error) {
 		return back, err
 	}
 	return back, atomicfile.SyncDir(filepath.Dir(dir))
-}
-
-// lockFolder keeps backup-destination and other processes of this kind from changing the configuration meanwhile: it is their lock.
-func lockFolder(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err == nil {
-		return func() { f.Close() }, nil
-	}
-	f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another process is changing %s; try again when it is done", dir)
-	}
-	return nil, os.NewSyscallError("flock", err)
 }

@@ -27,13 +27,17 @@ func Passphrase(ctx context.Context, node config.Node, getenv func(string) strin
 	return passphraseOf(ctx, node, func(name string) (module.Secret, error) { return module.FindCredential(name, getenv) })
 }
 
-// ReadPassphrase reads the passphrase from a file, or from a credential where the file is "".
-func ReadPassphrase(ctx context.Context, file, credential string, getenv func(string) string) ([]byte, error) {
-	return Passphrase(ctx, config.Node{PassphraseFile: file, PassphraseCredential: credential}, getenv)
+// ReadPassphrase reads the passphrase from a file or a credential, or asks for it where neither is given.
+func ReadPassphrase(ctx context.Context, file, credential string, getenv func(string) string, ask func() (string, error)) ([]byte, error) {
+	if file != "" || credential != "" {
+		return Passphrase(ctx, config.Node{PassphraseFile: file, PassphraseCredential: credential}, getenv)
+	}
+	text, err := ask()
+	if err != nil {
+		return nil, err
+	}
+	return []byte(text), checkPassphrase([]byte(text))
 }
-
-// CheckPassphrase tells why a passphrase, as somebody typed it, cannot be one.
-func CheckPassphrase(passphrase []byte) error { return checkPassphrase(passphrase) }
 
 func passphraseOf(ctx context.Context, node config.Node, find findCredential) (data []byte, err error) {
 	switch {
@@ -94,13 +98,13 @@ func readCredential(ctx context.Context, name string, find findCredential) ([]by
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, errors.New("it is encrypted, and systemd-creds is not installed")
 	case err != nil:
-		return nil, fmt.Errorf("it is encrypted, and systemd-creds cannot decrypt it here (%s)", lastLine(stderr.String(), err))
+		return nil, fmt.Errorf("it is encrypted, and systemd-creds cannot decrypt it here (%s)", LastLine(stderr.String(), err))
 	}
 	return out, nil
 }
 
-// lastLine is the last line that says anything, or the error.
-func lastLine(text string, err error) string {
+// LastLine is the last line that says anything, or the error.
+func LastLine(text string, err error) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
 		return printable(last)

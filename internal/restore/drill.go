@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"sdbackup/internal/exchange"
 	"sdbackup/internal/lock"
 	"sdbackup/internal/module"
 	"sdbackup/internal/restic"
@@ -111,19 +112,9 @@ func (d *Drills) keep(job run.Job) (free func(), err error) {
 	if _, local := job.Destination.Local(); !local || job.Destination.Gateway {
 		return func() {}, nil
 	}
-	u, err := module.LookupUser(job.Module.User, job.Module.Group)
-	if err != nil {
-		return nil, fmt.Errorf("module %s: %w", job.Module.ID, err)
-	}
-	if err := lock.EnsureDir(d.Paths.Lock); err != nil {
-		return nil, err
-	}
-	if err := lock.Prepare(job.Plan.LockFile, int(u.UID), int(u.GID)); err != nil {
-		return nil, fmt.Errorf("prepare the lock of module %s: %w", job.Module.ID, err)
-	}
-	held, err := lock.TryExclusive(job.Plan.LockFile, job.Plan.Backup)
+	held, err := exchange.Take(d.Paths, job.Module.ID, job.Module.User, job.Module.Group, job.Plan.Backup)
 	if busy := (*lock.HeldError)(nil); errors.As(err, &busy) {
-		return nil, errBusy{fmt.Errorf("module %s is being backed up: %w", job.Module.ID, busy)}
+		return nil, errBusy{err}
 	}
 	if err != nil {
 		return nil, err

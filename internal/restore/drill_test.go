@@ -128,7 +128,7 @@ func TestDrillFails(t *testing.T) {
 			held, err := lock.TryExclusive(lock.ModulePath(d.Runner.Paths.Lock, "wiki1"), "1")
 			d.check(err)
 			d.t.Cleanup(func() { held.Release() })
-		}, "module wiki1 is being backed up"},
+		}, "module wiki1 is in use"},
 		"no user":          {func(d *drilling) { d.Runner.Config.Modules["wiki1"].User = "no-such-user" }, "there is no user no-such-user"},
 		"the time is over": {func(d *drilling) { d.Runner.Config.Backups["1"].Timeout = time.Millisecond }, "the drill took longer than 1ms"},
 		"a damaged pack":   {func(d *drilling) { flipByte(d.t, filepath.Join(d.prefix, "dokuwiki", wikiUUID, "data")) }, "ciphertext verification failed"},

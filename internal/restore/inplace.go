@@ -308,7 +308,7 @@ func (r *Restorer) restoreInPlace(ctx context.Context, p *Plan, progress func(Pr
 			err = remedy(err, advice)
 		}
 	}()
-	held, err := exchange.Take(r.Paths, m.ID, m.User, m.Group)
+	held, err := exchange.Take(r.Paths, m.ID, m.User, m.Group, "restore")
 	if err != nil {
 		return result, err
 	}

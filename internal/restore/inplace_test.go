@@ -208,7 +208,7 @@ func TestInPlaceLocked(t *testing.T) {
 	w.fill()
 	w.save(wikiUUID, "web1", "r1", nil)
 	p := w.plan(inPlace)
-	held, err := exchange.Take(w.Paths, "wiki1", "", "")
+	held, err := exchange.Take(w.Paths, "wiki1", "", "", "restore")
 	w.check(err)
 	_, err = w.Restore(t.Context(), p, quietly)
 	if err == nil || !strings.Contains(err.Error(), "module wiki1 is in use: held by process") {

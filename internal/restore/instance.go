@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,7 +75,7 @@ func (r *Restorer) addModule(p *Plan, result *Result) error {
 	}
 	fmt.Fprintf(text, "# Restored from %s of %s. No backup has it yet.\n[module.%s]\n", p.Name(), p.Point.Time.UTC().Format("2006-01-02 15:04:05 UTC"), name)
 	line("type", p.Type)
-	line("uuid", newUUID())
+	line("uuid", config.NewUUID())
 	line("ui-name", p.As)
 	if p.Module != nil {
 		line("user", p.Module.User)
@@ -143,12 +142,4 @@ func writeNew(path string, data []byte) error {
 		return &fs.PathError{Op: "write", Path: path, Err: err}
 	}
 	return atomicfile.SyncDir(dir)
-}
-
-// newUUID is a random UUID, RFC 9562, version 4.
-func newUUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -12,8 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"sdbackup/internal/lock"
-	"sdbackup/internal/module"
+	"sdbackup/internal/exchange"
 	"sdbackup/internal/restic"
 )
 
@@ -153,20 +152,7 @@ func (r *Restorer) lockModule(p *Plan) (unlock func()) {
 	if !p.repository.noLock || p.Module == nil || p.held {
 		return func() {}
 	}
-	held, err := func() (*lock.Lock, error) {
-		u, err := module.LookupUser(p.Module.User, p.Module.Group)
-		if err != nil {
-			return nil, err
-		}
-		if err := lock.EnsureDir(r.Paths.Lock); err != nil {
-			return nil, err
-		}
-		path := lock.ModulePath(r.Paths.Lock, p.Module.ID)
-		if err := lock.Prepare(path, int(u.UID), int(u.GID)); err != nil {
-			return nil, err
-		}
-		return lock.TryExclusive(path, "restore")
-	}()
+	held, err := exchange.Take(r.Paths, p.Module.ID, p.Module.User, p.Module.Group, "restore")
 	if err != nil {
 		r.Log.Warn(fmt.Sprintf("module %s is not kept from being backed up meanwhile, which may remove what is being restored: %v", p.Module.ID, err))
 		return func() {}

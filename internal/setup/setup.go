@@ -386,7 +386,7 @@ version = 1
 type = "files"
 uuid = %s # it names the repository: never change it
 include = %s
-`, p.Module, quote(destination.RandomUUID()), quoteAll(folders))
+`, p.Module, quote(config.NewUUID()), quoteAll(folders))
 	if len(exclude) > 0 {
 		fmt.Fprintf(&b, "exclude = %s\n", quoteAll(exclude))
 	}
