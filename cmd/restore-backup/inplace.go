@@ -71,6 +71,8 @@ func recovered(out exchange.Outcome) string {
 		return fmt.Sprintf("%s: what is live is as it was before the restore; %s ran then", out.Module, strings.Join(out.Stopped, ", "))
 	case out.RolledBack:
 		return out.Module + ": what is live is as it was before the restore"
+	case out.Committed && out.Error != "":
+		return out.Module + ": the restore was done, but not all that it replaced is gone"
 	case out.Committed:
 		return out.Module + ": the restore was done, and what it replaced is gone"
 	case out.Error != "":
