@@ -1,0 +1,152 @@
+package filebackup
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// journal is a local file of what a run has stored and not committed yet, so that the next run can go on where a dead one ended.
+// It is a help and no more: without it, what was stored is garbage, and found by the log of the bucket.
+type journal struct {
+	mu     sync.Mutex
+	f      *os.File
+	synced time.Time
+}
+
+// journalLine is a line of it.
+type journalLine struct {
+	Run    string `json:"run,omitempty"` // a run begins
+	Hash   string `json:"hash,omitempty"`
+	Words  string `json:"words,omitempty"` // of the pipeline
+	Object string `json:"object,omitempty"`
+	ID     string `json:"id,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+	Upload string `json:"upload,omitempty"` // of parts, that has begun
+}
+
+// readJournal reads what there is; what is torn is left out.
+func (c *Config) readJournal() (lines []journalLine) {
+	data, err := os.ReadFile(c.journalPath())
+	if err != nil {
+		return nil
+	}
+	for line := range bytes.Lines(data) {
+		var l journalLine
+		if bytes.HasSuffix(line, []byte("\n")) && json.Unmarshal(line, &l) == nil {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+func (c *Config) openJournal(run string) (*journal, error) {
+	f, err := os.OpenFile(c.journalPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	j := &journal{f: f}
+	if _, err := f.WriteString("\n"); err != nil { // ends a torn line
+		f.Close()
+		return nil, err
+	}
+	if err := errors.Join(j.add(journalLine{Run: run}), f.Sync()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return j, nil
+}
+
+const syncInterval = time.Second
+
+// add appends a line.
+func (j *journal) add(l journalLine) error {
+	line, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, err := j.f.Write(append(line, '\n')); err != nil {
+		return err
+	}
+	if time.Since(j.synced) < syncInterval {
+		return nil
+	}
+	j.synced = time.Now()
+	return j.f.Sync()
+}
+
+// done removes the journal: everything in it is committed, or taken care of.
+func (j *journal) done(c *Config) error {
+	j.f.Close()
+	return os.Remove(c.journalPath())
+}
+
+// LockedError says that another process works with the same lock file.
+type LockedError struct{ Path string }
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("another backup is running: the lock %s is held", e.Path)
+}
+
+// lock takes the lock; it is given up when the file is closed, or the process is gone. The file stays: two processes could
+// else hold "the" lock. rrbackup removes it, so it is looked whether the locked file is still that of the name.
+func (c *Config) lock() (*os.File, error) {
+	for {
+		f, err := os.OpenFile(c.LocalLockFile, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock: %w", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, &LockedError{c.LocalLockFile}
+			}
+			return nil, fmt.Errorf("lock %s: %w", c.LocalLockFile, err)
+		}
+		ours, err := f.Stat()
+		if err == nil {
+			named, err2 := os.Stat(c.LocalLockFile)
+			if err2 == nil && os.SameFile(ours, named) {
+				return f, nil
+			}
+		}
+		f.Close()
+	}
+}
+
+// local makes the folders that local files are in, and refuses to have them where they would be backed up.
+func (c *Config) local() error {
+	for _, path := range []string{c.LocalManifestFile, c.LocalLockFile} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLocal tells whether a path of the folder is one of our own files.
+func (c *Config) localPaths() map[string]bool {
+	paths := map[string]bool{}
+	base, err := filepath.Abs(c.BasePath)
+	if err != nil {
+		return paths
+	}
+	for _, path := range []string{c.cachePath(), c.journalPath(), c.LocalLockFile, c.LocalManifestFile} {
+		if full, err := filepath.Abs(path); err == nil {
+			if rest, ok := strings.CutPrefix(full, strings.TrimSuffix(base, "/")+"/"); ok {
+				paths["/"+rest] = true
+			}
+		}
+	}
+	return paths
+}

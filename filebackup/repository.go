@@ -1,0 +1,590 @@
+package filebackup
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"sdbackup/filebackup/internal/secretstream"
+)
+
+// Repository is a bucket with the versions of a folder.
+type Repository struct {
+	c      *Config
+	s      *store
+	budget *budget
+
+	mu   sync.Mutex
+	keys *keys // nil until the salt is known
+}
+
+// TamperError says that the bucket is not as this program left it.
+type TamperError struct{ What string }
+
+func (e *TamperError) Error() string { return "suspected tampering: " + e.What }
+
+// Open prepares to work with a bucket. It sends nothing yet.
+func Open(c *Config) (*Repository, error) {
+	copied := *c
+	if err := copied.validate(); err != nil {
+		return nil, err
+	}
+	s, err := newStore(&copied)
+	if err != nil {
+		return nil, &ConfigError{[]string{err.Error()}}
+	}
+	s.fault = copied.Fault
+	return &Repository{c: &copied, s: s, budget: newBudget(bufferBudget)}, nil
+}
+
+// Requests is how many requests were sent.
+func (r *Repository) Requests() int64 { return r.s.requests.Load() }
+
+// key returns the keys, reading the salt when they are first needed. With create true a bucket that has no salt gets one.
+func (r *Repository) key(ctx context.Context, create bool) (*keys, error) {
+	if r.c.Crypto.Password == "" {
+		return nil, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.keys != nil {
+		return r.keys, nil
+	}
+	name := r.c.Crypto.RemoteSaltFile
+	data, _, err := r.s.get(ctx, name, "")
+	if errors.Is(err, ErrNotFound) {
+		// Objects say how their keys are derived, too.
+		object, _, err := r.s.get(ctx, r.c.RemoteManifestDiffFile, "")
+		switch {
+		case err == nil:
+			h, err := readFrame(bytes.NewReader(object))
+			if err != nil {
+				return nil, &CorruptError{r.c.RemoteManifestDiffFile, "", err}
+			}
+			if h.encryption != nil {
+				r.c.Log.Warn("the salt object is missing; the newest manifest diff has the salt, too", "object", name)
+				r.keys = &keys{password: r.c.Crypto.Password, derivation: *h.encryption}
+				return r.keys, nil
+			}
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		}
+		if !create {
+			return nil, fmt.Errorf("the salt object %q is missing: nothing encrypted can be read", name)
+		}
+		salt := make([]byte, 16)
+		_, _ = rand.Read(salt) // never fails
+		d := newDerivation(salt)
+		if r.c.Crypto.KeyDerivation == "argon2i" {
+			d = rrbackupDerivation(salt)
+		}
+		if _, err := r.s.put(ctx, name, formatSalt(d), true); err != nil {
+			return nil, err
+		}
+		r.keys = &keys{password: r.c.Crypto.Password, derivation: d}
+		return r.keys, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d, err := parseSalt(data)
+	if err != nil {
+		return nil, &CorruptError{name, "", err}
+	}
+	r.keys = &keys{password: r.c.Crypto.Password, derivation: d}
+	return r.keys, nil
+}
+
+// getMeta reads an object of metadata.
+func (r *Repository) getMeta(ctx context.Context, key, id string) ([]byte, objectVersion, error) {
+	object, v, err := r.s.get(ctx, key, id)
+	if err != nil {
+		return nil, v, err
+	}
+	h, err := readFrame(bytes.NewReader(object))
+	if err != nil {
+		return nil, v, &CorruptError{key, v.ID, err}
+	}
+	var k *keys
+	if h.encryption != nil {
+		if k, err = r.key(ctx, false); err != nil {
+			return nil, v, err
+		}
+	} else if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
+		// Who has no password could else put something in its place.
+		r.c.Log.Warn("this metadata is not encrypted, although the configuration says that it is", "object", key, "version", v.ID)
+	}
+	text, _, err := openMeta(object, k)
+	if err != nil {
+		return nil, v, &CorruptError{key, v.ID, err}
+	}
+	return text, v, nil
+}
+
+// putMeta stores an object of metadata.
+func (r *Repository) putMeta(ctx context.Context, key string, text []byte) (id string, err error) {
+	var k *keys
+	if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
+		if k, err = r.key(ctx, true); err != nil {
+			return "", err
+		}
+	}
+	object, err := sealMeta(text, r.c.MetaPipeline, k)
+	if err != nil {
+		return "", err
+	}
+	return r.s.put(ctx, key, object, key == r.c.RemoteManifestDiffFile)
+}
+
+// Version is a state of the folder that was saved.
+type Version struct {
+	ID   string    `json:"id"` // the version ID of its manifest diff
+	Time time.Time `json:"time"`
+	Size int64     `json:"-"`
+
+	sequence int
+}
+
+// diffVersions are the diffs, the oldest first, from the one after after on; "" is all of them.
+func (r *Repository) diffVersions(ctx context.Context, after string) (list []Version, hidden, found bool, err error) {
+	found = after == ""
+	all, err := r.s.keyVersions(ctx, r.c.RemoteManifestDiffFile, func(v objectVersion) bool {
+		found = found || v.ID == after && !v.Marker
+		return after != "" && found
+	})
+	for i, v := range all {
+		switch {
+		case v.Marker:
+			hidden = hidden || i == 0
+		case v.ID != after || after == "":
+			list = append(list, Version{ID: v.ID, Time: v.Modified, Size: v.Size})
+		}
+	}
+	slices.Reverse(list)
+	// The times are whole seconds on some servers; what they do not tell, the order of the list does.
+	slices.SortStableFunc(list, func(a, b Version) int { return a.Time.Compare(b.Time) })
+	return list, hidden, found, err
+}
+
+// Versions are all versions, the oldest first, without those that have expired.
+func (r *Repository) Versions(ctx context.Context) ([]Version, error) {
+	all, err := r.allVersions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	expired, err := r.expired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(v Version) bool { return expired[v.ID] }), nil
+}
+
+func (r *Repository) allVersions(ctx context.Context) ([]Version, error) {
+	all, hidden, _, err := r.diffVersions(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	if hidden {
+		r.c.Log.Warn("the manifest was deleted; its versions are still there, and undelete brings it back", "object", r.c.RemoteManifestDiffFile)
+	}
+	for i := range all {
+		all[i].sequence = i + 1
+	}
+	return all, nil
+}
+
+// ErrNoVersion says that a version does not exist.
+var ErrNoVersion = errors.New("no such version")
+
+// Find returns the version that a name means: an ID, "latest", or the last one up to a time, as in 2026-11-20 or "2026-11-20 03:00".
+func (r *Repository) Find(ctx context.Context, name string) (Version, error) {
+	list, err := r.Versions(ctx)
+	if err != nil {
+		return Version{}, err
+	}
+	return find(list, name)
+}
+
+func find(list []Version, name string) (Version, error) {
+	if len(list) == 0 {
+		return Version{}, fmt.Errorf("%w: there is none at all", ErrNoVersion)
+	}
+	if name == "latest" {
+		return list[len(list)-1], nil
+	}
+	for _, v := range list {
+		if v.ID == name {
+			return v, nil
+		}
+	}
+	at, err := parseTime(name)
+	if err != nil {
+		return Version{}, fmt.Errorf("%w: %q is no version's ID, nor a time as in \"2026-11-20 03:00\"", ErrNoVersion, name)
+	}
+	for _, v := range slices.Backward(list) {
+		if !v.Time.After(at) {
+			return v, nil
+		}
+	}
+	return Version{}, fmt.Errorf("%w: the first is of %s", ErrNoVersion, list[0].Time.Local().Format(time.DateTime))
+}
+
+// parseTime reads a time of this machine's zone, or with one; a day alone means its end.
+func parseTime(s string) (time.Time, error) {
+	if t, err := time.ParseInLocation(time.DateOnly, s, time.Local); err == nil {
+		return t.AddDate(0, 0, 1).Add(-1), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, errors.New("is no time")
+}
+
+// diff is a diff that has been read.
+type diff struct {
+	version Version
+	commit  *commit
+	changes []Change
+}
+
+func (r *Repository) readDiff(ctx context.Context, v Version) (diff, error) {
+	text, _, err := r.getMeta(ctx, r.c.RemoteManifestDiffFile, v.ID)
+	if err != nil {
+		return diff{}, err
+	}
+	c, changes, err := decodeDiff(bytes.NewReader(text))
+	if err != nil {
+		return diff{}, &CorruptError{r.c.RemoteManifestDiffFile, v.ID, err}
+	}
+	return diff{v, c, changes}, nil
+}
+
+// eachDiff reads diffs, several at a time, and hands them out in their order.
+func (r *Repository) eachDiff(ctx context.Context, list []Version, each func(diff) error) error {
+	type result struct {
+		diff
+		err error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	n := r.c.parallel()
+	results := make([]chan result, len(list))
+	begin := func(i int) {
+		if i >= len(list) {
+			return
+		}
+		results[i] = make(chan result, 1)
+		go func() {
+			d, err := r.readDiff(ctx, list[i])
+			results[i] <- result{d, err}
+		}()
+	}
+	for i := range n {
+		begin(i)
+	}
+	for i := range list {
+		got := <-results[i]
+		if got.err != nil {
+			return got.err
+		}
+		results[i] = nil
+		begin(i + n)
+		if err := each(got.diff); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chain applies diffs, and looks whether each follows the one before.
+type chain struct {
+	m        *Manifest
+	last     string // version ID; "?" is unknown
+	commits  map[string]bool
+	newest   string // ID of the last commit
+	problems []string
+}
+
+func (c *chain) apply(d diff) {
+	if d.commit != nil {
+		if c.commits[d.commit.ID] {
+			if d.commit.ID != c.newest { // else it is a request that was sent twice
+				c.problems = append(c.problems, fmt.Sprintf("the manifest diff %s repeats an older one", d.version.ID))
+			}
+			c.last = d.version.ID
+			return
+		}
+		c.commits[d.commit.ID], c.newest = true, d.commit.ID
+		if c.last != "?" && d.commit.Parent != c.last {
+			c.problems = append(c.problems, fmt.Sprintf("the manifest diff %s says that it follows %s, but %s comes before it", d.version.ID, or(d.commit.Parent, "none"), or(c.last, "none")))
+		}
+	} else {
+		c.newest = ""
+	}
+	c.m.apply(d.changes)
+	c.last = d.version.ID
+}
+
+// snapshots are the numbers of diffs at which there is a snapshot, with the names of those.
+func (r *Repository) snapshots(ctx context.Context) (map[string]string, error) {
+	names := map[string]string{} // by the version ID of the diff
+	prefix := r.c.RemoteSnapshotPath + "/"
+	err := r.s.versions(ctx, prefix, func(v objectVersion) bool {
+		if _, id, ok := strings.Cut(strings.TrimPrefix(v.Key, prefix), "-"); ok && v.Latest && !v.Marker {
+			names[id] = v.Key
+		}
+		return true
+	})
+	return names, err
+}
+
+func (r *Repository) snapshotName(v Version) string {
+	return fmt.Sprintf("%s/%08d-%s", r.c.RemoteSnapshotPath, v.sequence, v.ID)
+}
+
+// putSnapshot stores the whole manifest of a version.
+func (r *Repository) putSnapshot(ctx context.Context, v Version, m *Manifest) error {
+	changes := make([]Change, 0, m.Len())
+	for _, e := range m.Sorted() {
+		status := statusNew
+		if e.Kind != File {
+			status = statusExtra
+		}
+		changes = append(changes, Change{Status: status, Entry: *e})
+	}
+	text := encodeDiff(&commit{ID: "snapshot", Parent: v.ID}, changes)
+	h := header{compressed: "zstd", raw: []byte(`{"V":"1","Z":{"A":"zstd"}}`)}
+	var k *keys
+	if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
+		var err error
+		if k, err = r.key(ctx, true); err != nil {
+			return err
+		}
+		h.raw = []byte(`{"V":"1","Z":{"A":"zstd"},"E":` + k.derivation.json(`,"E":"sodssxcc20"`) + `}`)
+	}
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return err
+	}
+	text = e.EncodeAll(text, nil)
+	object := appendFrame(nil, h)
+	if k == nil {
+		object = append(object, text...)
+	} else {
+		w, start := secretstream.NewWriter(k.stream())
+		object = w.Seal(append(object, start[:]...), text, h.raw, secretstream.TagFinal)
+	}
+	_, err = r.s.put(ctx, r.snapshotName(v), object, false)
+	return err
+}
+
+// readSnapshot reads the manifest of a version.
+func (r *Repository) readSnapshot(ctx context.Context, name string, v Version) (*Manifest, error) {
+	text, _, err := r.getMeta(ctx, name, "")
+	if err != nil {
+		return nil, err
+	}
+	c, changes, err := decodeDiff(bytes.NewReader(text))
+	if err == nil && (c == nil || c.ID != "snapshot" || c.Parent != v.ID) {
+		err = errors.New("it is not that of this version")
+	}
+	if err != nil {
+		return nil, &CorruptError{name, "", err}
+	}
+	m := newManifest()
+	m.apply(changes)
+	return m, nil
+}
+
+// rebuild makes the manifest of the last of these versions, which are all up to it, from the nearest snapshot and the diffs since.
+func (r *Repository) rebuild(ctx context.Context, list []Version) (m *Manifest, snapshot int, problems []string, err error) {
+	c := chain{m: newManifest(), commits: map[string]bool{}}
+	from := 0
+	if len(list) > r.c.SnapshotInterval/2 {
+		names, err := r.snapshots(ctx)
+		if err != nil && !errors.Is(err, errAccess) {
+			return nil, 0, nil, err
+		}
+		for i, v := range slices.Backward(list) {
+			name, ok := names[v.ID]
+			if !ok {
+				continue
+			}
+			m, err := r.readSnapshot(ctx, name, v)
+			if err != nil {
+				if ctx.Err() != nil {
+					return nil, 0, nil, err
+				}
+				// It is there to be fast; the diffs say the same.
+				r.c.Log.Warn("a manifest snapshot is of no use", "snapshot", name, "error", err)
+				continue
+			}
+			c.m, c.last, from = m, v.ID, i+1
+			snapshot = i + 1
+			break
+		}
+	}
+	err = r.eachDiff(ctx, list[from:], func(d diff) error {
+		c.apply(d)
+		return nil
+	})
+	return c.m, snapshot, c.problems, err
+}
+
+// Manifest returns what a version holds.
+func (r *Repository) Manifest(ctx context.Context, v Version) (*Manifest, error) {
+	all, err := r.allVersions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(o Version) bool { return o.ID == v.ID })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: %s", ErrNoVersion, v.ID)
+	}
+	m, _, problems, err := r.rebuild(ctx, all[:i+1])
+	for _, p := range problems {
+		r.c.Log.Warn((&TamperError{p}).Error())
+	}
+	return m, err
+}
+
+// Changes returns what a version changed.
+func (r *Repository) Changes(ctx context.Context, v Version) ([]Change, error) {
+	d, err := r.readDiff(ctx, v)
+	return slices.DeleteFunc(d.changes, func(c Change) bool {
+		switch c.Status {
+		case statusNew, statusChanged, statusDeleted, statusMoved, statusExtra, statusDropped:
+			return false
+		}
+		return true
+	}), err
+}
+
+// current returns the cache of the latest version: what is on disk, or what the bucket says. It changes nothing.
+func (r *Repository) current(ctx context.Context) (k *cache, fresh bool, err error) {
+	k, err = r.c.loadCache()
+	if err != nil {
+		r.c.Log.Warn("the local manifest is of no use and is made again from the bucket", "file", r.c.cachePath(), "error", err)
+		k = nil
+	}
+	latest, err := r.s.head(ctx, r.c.RemoteManifestDiffFile)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		list, hidden, _, err := r.diffVersions(ctx, "")
+		switch {
+		case err != nil:
+			return nil, false, err
+		case hidden:
+			return nil, false, &TamperError{fmt.Sprintf("the manifest %q was deleted; its %d versions are still there, and \"undelete\" brings it back", r.c.RemoteManifestDiffFile, len(list))}
+		case k != nil && k.ID != "":
+			return nil, false, r.gone(k)
+		}
+		return &cache{cacheHead: r.c.cacheHead()}, false, nil
+	case err != nil:
+		return nil, false, err
+	}
+	if k != nil && k.ID == latest.ID {
+		return k, true, nil
+	}
+	if k != nil && k.ID != "" {
+		newer, _, found, err := r.diffVersions(ctx, k.ID)
+		if err != nil {
+			return nil, false, err
+		}
+		if !found {
+			return nil, false, r.gone(k)
+		}
+		if len(newer) <= r.c.SnapshotInterval {
+			c := chain{m: k.manifest(), last: k.ID, commits: map[string]bool{}}
+			if err := r.eachDiff(ctx, newer, func(d diff) error { c.apply(d); return nil }); err != nil {
+				return nil, false, err
+			}
+			if len(c.problems) > 0 {
+				return nil, false, &TamperError{strings.Join(c.problems, "; ")}
+			}
+			head := k.cacheHead
+			head.Sequence += len(newer)
+			head.ID, head.Modified = latest.ID, latest.Modified
+			return cacheOf(head, c.m), false, nil
+		}
+	}
+	all, err := r.allVersions(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	m, snapshot, problems, err := r.rebuild(ctx, all)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(problems) > 0 {
+		return nil, false, &TamperError{strings.Join(problems, "; ")}
+	}
+	head := r.c.cacheHead()
+	head.ID, head.Modified, head.Sequence, head.Snapshot = all[len(all)-1].ID, all[len(all)-1].Time, len(all), snapshot
+	return cacheOf(head, m), false, nil
+}
+
+// gone says that a version which was here is not in the bucket any more.
+func (r *Repository) gone(k *cache) error {
+	return &TamperError{fmt.Sprintf("version %s of %s, which this machine knows, is not in the bucket %q any more. Nothing was changed; if that is right, remove %s",
+		k.ID, k.Modified.Local().Format(time.DateTime), r.c.S3.Bucket, r.c.cachePath())}
+}
+
+// expired are the IDs of versions that have expired.
+func (r *Repository) expired(ctx context.Context) (map[string]bool, error) {
+	ids := map[string]bool{}
+	text, v, err := r.getMeta(ctx, r.c.RemoteExpiredFile, "")
+	if errors.Is(err, ErrNotFound) || errors.Is(err, errAccess) {
+		return ids, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	list, err := decodeIDs(text)
+	if err != nil {
+		return nil, &CorruptError{r.c.RemoteExpiredFile, v.ID, err}
+	}
+	for _, id := range list {
+		ids[id] = true
+	}
+	return ids, nil
+}
+
+// randomID is one that nobody else has.
+func randomID() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// objectPath is where the object of a file is, below the folder of files. A name that could not be that of an object everywhere
+// gives way to its hash; the manifest knows it.
+func (r *Repository) objectPath(path string, pipeline []string, k *keys) string {
+	if slices.Contains(pipeline, pipeHash) {
+		return "/" + k.hashName(path)
+	}
+	if !plainKey(r.c.RemoteBasePath + path) {
+		return "/.names/" + hashText(path)
+	}
+	return path
+}
+
+// plural is a number of things.
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}
