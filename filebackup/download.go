@@ -261,11 +261,10 @@ func (r *Repository) content(ctx context.Context, e *Entry, w io.Writer) error {
 		return err
 	}
 	defer body.Close()
-	var k *keys
-	if k, err = r.key(ctx, false); err != nil {
-		return err
+	content, done, err := contentReader(body, func() (*keys, error) { return r.key(ctx, false) })
+	if other := (*otherError)(nil); errors.As(err, &other) {
+		return other.error
 	}
-	content, done, err := contentReader(body, k)
 	if err != nil {
 		return corrupt(err)
 	}

@@ -17,6 +17,7 @@ import (
 	stdbzip2 "compress/bzip2"
 
 	"github.com/dsnet/compress/bzip2"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/blake2b"
 
@@ -448,6 +449,15 @@ func openMeta(object []byte, k *keys) (text []byte, encrypted bool, err error) {
 	case "":
 	case "bz2":
 		if text, err = io.ReadAll(io.LimitReader(stdbzip2.NewReader(bytes.NewReader(text)), maxMetaSize)); err != nil {
+			return nil, false, cutOff(err)
+		}
+	case "zstd": // snapshots, which rrbackup does not read
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(maxMetaSize))
+		if err != nil {
+			return nil, false, err
+		}
+		defer d.Close()
+		if text, err = d.DecodeAll(text, nil); err != nil {
 			return nil, false, cutOff(err)
 		}
 	default:

@@ -329,7 +329,7 @@ var encoders = sync.Pool{New: func() any {
 
 // contentReader returns the content of a file's object. It returns io.EOF only when all of it was there, as far as the object
 // tells; the hash in the manifest tells more.
-func contentReader(r io.Reader, k *keys) (io.Reader, func(), error) {
+func contentReader(r io.Reader, keys func() (*keys, error)) (io.Reader, func(), error) {
 	h, err := readFrame(r)
 	if err != nil {
 		return nil, nil, err
@@ -339,6 +339,10 @@ func contentReader(r io.Reader, k *keys) (io.Reader, func(), error) {
 	}
 	done := func() {}
 	if h.encryption != nil {
+		k, err := keys()
+		if err != nil {
+			return nil, nil, &otherError{err}
+		}
 		key, err := k.keyFor(h)
 		if err != nil {
 			return nil, nil, err
@@ -441,3 +445,8 @@ func mismatch(e *Entry, sum Hash, n int64) error {
 	}
 	return nil
 }
+
+// otherError is one that is not the object's fault.
+type otherError struct{ error }
+
+func (e *otherError) Unwrap() error { return e.error }
