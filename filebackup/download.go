@@ -559,3 +559,15 @@ func sameManifest(a, b *Manifest) bool {
 	}
 	return true
 }
+
+// Files are the entries of a version, a folder before what is in it.
+func (r *Repository) Files(ctx context.Context, v Version) ([]*Entry, error) {
+	if r.c.WriteOnly {
+		return nil, errWriteOnly
+	}
+	m, err := r.Manifest(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	return m.Sorted(), nil
+}

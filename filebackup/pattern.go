@@ -1,6 +1,7 @@
 package filebackup
 
 import (
+	"os"
 	"slices"
 	"strings"
 )
@@ -97,4 +98,10 @@ func ParseFilter(text string) []string {
 		}
 	}
 	return patterns
+}
+
+// LoadFilter reads a file of patterns.
+func LoadFilter(path string) ([]string, error) {
+	text, err := os.ReadFile(path)
+	return ParseFilter(string(text)), err
 }

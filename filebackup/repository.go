@@ -462,6 +462,9 @@ func (r *Repository) Manifest(ctx context.Context, v Version) (*Manifest, error)
 
 // Changes returns what a version changed.
 func (r *Repository) Changes(ctx context.Context, v Version) ([]Change, error) {
+	if r.c.WriteOnly {
+		return nil, errWriteOnly
+	}
 	d, err := r.readDiff(ctx, v)
 	return slices.DeleteFunc(d.changes, func(c Change) bool {
 		switch c.Status {

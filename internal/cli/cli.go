@@ -232,6 +232,7 @@ func exitCodes(name string) string {
 	meaning := map[string]string{
 		"backup-destination": "0 done, 1 failed or a destination cannot be used, 2 usage or configuration",
 		"backup-gateway":     "0 stopped, or nobody needed it any more, 1 it cannot listen, 2 usage",
+		"file-backup":        "0 done, 1 failed, or files could not be read, or something is damaged, 2 usage or configuration, 3 another one is running with the same lock file",
 		"module-backup":      "0 a snapshot is saved, 1 failed, 2 usage or configuration, 3 the module is already being backed up; shell ends with that of restic",
 		"remote-backup":      "0 done, 1 failed, unreachable or what ran there failed, 2 usage or configuration; send to one remote ends with the exit code of its command",
 		"restore-backup":     "0 done, 1 failed, 2 usage or configuration, 3 this drill is already running",
