@@ -77,6 +77,7 @@ type backup struct {
 	journal *journal
 	known   map[string]journalLine // of dead runs, by hash and pipeline
 	used    map[string]bool        // version IDs of them
+	runs    map[string]bool        // the dead ones, and this one
 	keys    *keys
 	logged  bool // there is a log of what is about to be stored, of this run or a dead one of this machine
 
@@ -117,7 +118,8 @@ func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summar
 		return nil, err
 	}
 	defer lock.Close()
-	b := &backup{Repository: r, options: options, run: randomID(), used: map[string]bool{}, inFlight: map[string]*pending{}, sizes: map[int64]int{}}
+	b := &backup{Repository: r, options: options, run: randomID(), used: map[string]bool{}, runs: map[string]bool{}, inFlight: map[string]*pending{}, sizes: map[int64]int{}}
+	b.runs[b.run] = true
 	err = b.do(ctx)
 	if b.journal != nil {
 		b.journal.f.Close()

@@ -14,8 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func runHelper() bool { return false }
-
 var pipelines = map[string]struct{ meta, file []string }{
 	"plain":     {nil, nil},
 	"encrypted": {[]string{"encrypt"}, []string{"encrypt"}},

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -152,7 +153,10 @@ type keys struct {
 }
 
 func (k *keys) stream() *[secretstream.KeySize]byte {
-	k.once.Do(func() { k.key = k.derivation.derive(k.password) })
+	k.once.Do(func() {
+		k.key = k.derivation.derive(k.password)
+		debug.FreeOSMemory() // it took most of what this process will ever need
+	})
 	return k.key
 }
 

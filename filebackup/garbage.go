@@ -56,7 +56,7 @@ func (b *backup) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	runs, stored := map[string]bool{}, map[string]bool{}
+	runs, stored := b.runs, map[string]bool{}
 	b.known = map[string]journalLine{}
 	for _, l := range lines {
 		switch {
@@ -161,7 +161,7 @@ func (b *backup) cleanUp(ctx context.Context) error {
 		}
 	}
 	if b.logged {
-		if err := b.s.remove(ctx, b.c.RemoteGCLogFile, ""); err != nil {
+		if err := b.dropLog(ctx); err != nil {
 			return err
 		}
 	}
@@ -172,6 +172,27 @@ func (b *backup) cleanUp(ctx context.Context) error {
 		return ignoreMissing(os.Remove(b.c.journalPath()))
 	}
 	return ignoreMissing(b.journal.done(b.c))
+}
+
+// dropLog says that nothing is about to be stored any more. Where that is allowed nothing is left of the log.
+func (b *backup) dropLog(ctx context.Context) error {
+	for b.c.deletes() {
+		log, v, err := b.gcLog(ctx)
+		if err != nil {
+			return err
+		}
+		if v.ID == "" || len(log) > 0 && !b.runs[log[0].Run] && b.s.serverNow().Sub(v.Modified) < aliveFor {
+			return nil // of somebody else
+		}
+		err = b.s.remove(ctx, b.c.RemoteGCLogFile, v.ID)
+		if errors.Is(err, errAccess) { // by Object Lock
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return b.s.remove(ctx, b.c.RemoteGCLogFile, "")
 }
 
 func ignoreMissing(err error) error {
@@ -186,32 +207,13 @@ func (b *backup) collect(ctx context.Context, candidates []objectVersion) error 
 	if len(candidates) == 0 {
 		return nil
 	}
-	first := slices.MinFunc(candidates, func(x, y objectVersion) int { return x.Modified.Compare(y.Modified) }).Modified
-	// Only versions that were made after an object can refer to it.
-	var newer []Version
-	_, err := b.s.keyVersions(ctx, b.c.RemoteManifestDiffFile, func(v objectVersion) bool {
-		if v.Modified.Before(first.Add(-2 * time.Second)) {
-			return true
-		}
-		if !v.Marker {
-			newer = append(newer, Version{ID: v.ID})
-		}
-		return false
-	})
+	// All of the history counts, not what is newer than a candidate: some servers change the time of a version when another one is
+	// put over it. That takes long where there are many versions, and is needed only after a run that died.
+	refs, err := b.references(ctx, nil)
 	if err != nil {
 		return err
 	}
-	ids := map[string]bool{}
-	err = b.eachDiff(ctx, newer, func(d diff) error {
-		for _, c := range d.changes {
-			ids[c.Entry.ID] = true
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	candidates = slices.DeleteFunc(candidates, func(v objectVersion) bool { return ids[v.ID] })
+	candidates = slices.DeleteFunc(candidates, func(v objectVersion) bool { return refs.all[[2]string{v.Key, v.ID}] })
 	b.sum.Garbage += len(candidates)
 	return b.discard(ctx, candidates)
 }
@@ -522,11 +524,13 @@ func (r *Repository) Undelete(ctx context.Context, dryRun bool) (keys []string, 
 	}
 	var markers []objectVersion
 	hidden := map[string]bool{} // with versions below the markers
+	last := map[string]bool{}   // with a marker as the latest
 	err = r.s.versions(ctx, "", func(v objectVersion) bool {
 		switch {
 		case v.Key == r.c.RemoteGCLogFile || v.Key == r.c.RemoteGarbageObjectLogFile: // whose deletion is how they end
 		case v.Marker:
 			markers = append(markers, v)
+			last[v.Key] = last[v.Key] || v.Latest
 		default:
 			hidden[v.Key] = true
 		}
@@ -535,7 +539,7 @@ func (r *Repository) Undelete(ctx context.Context, dryRun bool) (keys []string, 
 	if err != nil {
 		return nil, err
 	}
-	markers = slices.DeleteFunc(markers, func(v objectVersion) bool { return !hidden[v.Key] || !r.ours(v.Key) })
+	markers = slices.DeleteFunc(markers, func(v objectVersion) bool { return !hidden[v.Key] || !last[v.Key] || !r.ours(v.Key) })
 	for _, v := range markers {
 		keys = append(keys, v.Key)
 	}

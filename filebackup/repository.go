@@ -162,10 +162,10 @@ func (r *Repository) diffVersions(ctx context.Context, after string) (list []Ver
 		found = found || v.ID == after && !v.Marker
 		return after != "" && found
 	})
-	for i, v := range all {
+	for _, v := range all {
 		switch {
 		case v.Marker:
-			hidden = hidden || i == 0
+			hidden = hidden || v.Latest
 		case v.ID != after || after == "":
 			list = append(list, Version{ID: v.ID, Time: v.Modified, Size: v.Size})
 		}

@@ -99,7 +99,7 @@ func startServer() (s server, stop func(), err error) {
 	s = server{"http://" + address, "us-east-1", "owner", rand.Text(), program}
 	var said bytes.Buffer
 	cmd := exec.Command(program, "--port", address, "--quiet", "--iam-dir", filepath.Join(dir, "users"), "--iam-cache-disable",
-		"posix", "--versioning-dir", filepath.Join(dir, "versions"), "--sidecar", filepath.Join(dir, "meta"), filepath.Join(dir, "root"))
+		"posix", "--versioning-dir", filepath.Join(dir, "versions"), filepath.Join(dir, "root"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Env = []string{"ROOT_ACCESS_KEY_ID=" + s.access, "ROOT_SECRET_ACCESS_KEY=" + s.secret}
 	cmd.Stdout, cmd.Stderr = &said, &said

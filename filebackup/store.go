@@ -25,6 +25,7 @@ type store struct {
 	core         *minio.Core
 	bucket       string
 	storageClass string
+	secure       bool
 	retain       time.Duration // Object Lock of what is stored from now on
 	skew         atomic.Int64  // nanoseconds that the server's clock is ahead of ours
 	requests     atomic.Int64
@@ -39,9 +40,6 @@ const maxBackoff = 15 * time.Second
 
 // ErrNotFound says that there is no such object, or version of it.
 var ErrNotFound = errors.New("is not there")
-
-// errChanged says that an object is not the one that was to be replaced.
-var errChanged = errors.New("was changed by somebody else in the meantime")
 
 // objectVersion is a version of an object, or a marker that it was deleted.
 type objectVersion struct {
@@ -69,7 +67,7 @@ func newStore(c *Config) (*store, error) {
 	if region == "" && c.S3.Endpoint != "" {
 		region = "us-east-1" // else every first request would ask for it
 	}
-	s := &store{bucket: c.S3.Bucket, storageClass: c.S3.StorageClass, retain: c.retain, backoff: 200 * time.Millisecond}
+	s := &store{secure: u.Scheme == "https", bucket: c.S3.Bucket, storageClass: c.S3.StorageClass, retain: c.retain, backoff: 200 * time.Millisecond}
 	transport := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
@@ -84,7 +82,7 @@ func newStore(c *Config) (*store, error) {
 	}
 	s.core, err = minio.NewCore(u.Host, &minio.Options{
 		Creds:      credentials.NewStaticV4(c.S3.AccessKey, c.S3.SecretKey, c.S3.SessionToken),
-		Secure:     u.Scheme == "https",
+		Secure:     s.secure,
 		Region:     region,
 		Transport:  &clockTransport{transport, s},
 		MaxRetries: 1, // retry does it
@@ -133,8 +131,6 @@ func (s *store) explain(err error) error {
 		return ErrNotFound
 	case "NoSuchBucket":
 		return fmt.Errorf("the bucket %q is not there", s.bucket)
-	case "PreconditionFailed", "ConditionalRequestConflict":
-		return errChanged
 	case "InvalidAccessKeyId":
 		return errors.New("the server does not know the access key")
 	case "SignatureDoesNotMatch":
@@ -210,17 +206,19 @@ func (s *store) putOptions(locked bool) minio.PutObjectOptions {
 	return o
 }
 
-// put stores an object and returns its version. Locked is what Object Lock shall keep.
-func (s *store) put(ctx context.Context, key string, body []byte, locked bool) (id string, err error) {
-	return s.putIf(ctx, key, body, locked, nil)
+// sum is the hash that a request is signed with. Where there is no TLS, the body is signed in chunks while it is sent.
+func (s *store) sum(body []byte) string {
+	if !s.secure {
+		return ""
+	}
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
 }
 
-func (s *store) putIf(ctx context.Context, key string, body []byte, locked bool, condition func(*minio.PutObjectOptions)) (id string, err error) {
-	sum := sha256.Sum256(body)
+// put stores an object and returns its version. Locked is what Object Lock shall keep.
+func (s *store) put(ctx context.Context, key string, body []byte, locked bool) (id string, err error) {
+	sum := s.sum(body)
 	options := s.putOptions(locked)
-	if condition != nil {
-		condition(&options)
-	}
 	if locked && s.retain > 0 {
 		options.SendContentMd5 = true
 	}
@@ -228,7 +226,7 @@ func (s *store) putIf(ctx context.Context, key string, body []byte, locked bool,
 		if err := s.at("put " + key); err != nil {
 			return err
 		}
-		info, err := s.core.PutObject(ctx, s.bucket, key, bytes.NewReader(body), int64(len(body)), md5Of(body, locked && s.retain > 0), hex.EncodeToString(sum[:]), options)
+		info, err := s.core.PutObject(ctx, s.bucket, key, bytes.NewReader(body), int64(len(body)), md5Of(body, locked && s.retain > 0), sum, options)
 		id = info.VersionID
 		return err
 	})
@@ -448,13 +446,13 @@ func (s *store) beginMultipart(ctx context.Context, key string) (*multipart, err
 }
 
 func (s *store) putPart(ctx context.Context, m *multipart, number int, body []byte) error {
-	sum := sha256.Sum256(body)
+	sum := s.sum(body)
 	err := s.retry(ctx, func() error {
 		if err := s.at(fmt.Sprintf("part %d %s", number, m.key)); err != nil {
 			return err
 		}
 		part, err := s.core.PutObjectPart(ctx, s.bucket, m.key, m.id, number, bytes.NewReader(body), int64(len(body)),
-			minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum[:]), Md5Base64: md5Of(body, s.retain > 0)})
+			minio.PutObjectPartOptions{Sha256Hex: sum, Md5Base64: md5Of(body, s.retain > 0)})
 		if err == nil {
 			m.parts[number-1] = minio.CompletePart{PartNumber: number, ETag: part.ETag}
 		}
