@@ -38,7 +38,8 @@ type Summary struct {
 	Versions     []string      `json:"versions"` // that were made; none where nothing has changed
 	New          int           `json:"new"`
 	Changed      int           `json:"changed"`
-	Metadata     int           `json:"metadata"` // changed in nothing but mode, owner, times or attributes
+	Metadata     int           `json:"metadata"`          // changed in nothing but mode, owner, times or attributes
+	Others       int           `json:"folders_and_links"` // that are new, changed or gone
 	Deleted      int           `json:"deleted"`
 	Unchanged    int           `json:"unchanged"`
 	Uploaded     int           `json:"uploaded"` // files
@@ -65,7 +66,6 @@ var errReadOnly = errors.New("the configuration says read_only")
 type job struct {
 	found found
 	old   *Entry // what the path was
-	dup   bool
 }
 
 // backup is a run.
@@ -138,10 +138,12 @@ func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summar
 
 func (b *backup) do(ctx context.Context) error {
 	if b.options.DryRun {
-		if _, err := b.s.ensureVersioning(ctx, false); err != nil {
+		if on, err := b.s.versioning(ctx); err != nil {
 			return err
+		} else if !on {
+			b.c.Log.Info("versioning of the bucket is not enabled, and would be", "bucket", b.c.S3.Bucket)
 		}
-	} else if enabled, err := b.s.ensureVersioning(ctx, true); err != nil {
+	} else if enabled, err := b.s.ensureVersioning(ctx); err != nil {
 		return err
 	} else if enabled {
 		b.c.Log.Info("versioning of the bucket was not enabled, and is now", "bucket", b.c.S3.Bucket)
@@ -156,8 +158,8 @@ func (b *backup) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.needsKeys() {
-		if b.keys, err = b.key(ctx, !b.options.DryRun); err != nil {
+	if b.needsKeys() && !b.options.DryRun {
+		if b.keys, err = b.key(ctx, true); err != nil {
 			return err
 		}
 	}
@@ -172,7 +174,7 @@ func (b *backup) do(ctx context.Context) error {
 	}
 	if b.options.DryRun {
 		for _, j := range jobs {
-			b.count(j.status(), j)
+			b.count(j.status())
 		}
 		return nil
 	}
@@ -550,7 +552,7 @@ func (b *backup) process(ctx context.Context, jobs []job) (changes []Change, ent
 	return changes, entries, nil
 }
 
-func (b *backup) count(status string, j job) {
+func (b *backup) count(status string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch status {
@@ -561,7 +563,7 @@ func (b *backup) count(status string, j job) {
 	case statusDeleted:
 		b.sum.Deleted++
 	case statusExtra, statusDropped:
-		b.sum.Metadata++
+		b.sum.Others++
 	}
 }
 
@@ -569,7 +571,7 @@ func (b *backup) count(status string, j job) {
 func (b *backup) one(ctx context.Context, j *job) (changes []Change, local *Entry, err error) {
 	f := &j.found
 	if f.path == "" {
-		b.count(j.status(), *j)
+		b.count(j.status())
 		return []Change{{Status: j.status(), Entry: *j.old}}, nil, nil
 	}
 	e := j.entry()
@@ -612,7 +614,7 @@ func (b *backup) one(ctx context.Context, j *job) (changes []Change, local *Entr
 			e.Xattrs = nil // of a folder whose listing can be read, and which cannot be opened: its mode counts
 		}
 	}
-	b.count(status, *j)
+	b.count(status)
 	if j.old != nil && j.old.Kind == File && f.kind != File {
 		changes = append(changes, Change{Status: statusDeleted, Entry: *j.old})
 	}

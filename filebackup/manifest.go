@@ -59,10 +59,9 @@ type Entry struct {
 	Xattrs map[string][]byte
 	Inode  uint64 // known of what was seen on this machine only
 
-	has       fields
-	lastMod   float64 // seconds as rrbackup has them, where MTime is not known
-	created   float64
-	movedFrom string
+	has     fields
+	lastMod float64 // seconds as rrbackup has them, where MTime is not known
+	created float64
 }
 
 // fields says what is known of an entry: rrbackup records less.

@@ -176,12 +176,11 @@ func (s *scanner) stat(fd int, name string, it *item) bool {
 		it.err = err
 		return true
 	}
-	link := it.st.Mode&unix.S_IFMT == unix.S_IFLNK
-	if link && s.c.FollowSymlinks {
+	if s.c.FollowSymlinks && it.st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		var st unix.Stat_t
 		switch err := unix.Fstatat(fd, name, &st, 0); {
 		case err == nil:
-			it.st, link = st, false
+			it.st = st
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP): // it leads nowhere, and is kept as it is
 		default:
 			it.err = err

@@ -404,21 +404,23 @@ func (s *store) remove(ctx context.Context, key, id string) error {
 	return s.wrap(err, "remove", key)
 }
 
-// ensureVersioning makes the bucket keep versions.
-func (s *store) ensureVersioning(ctx context.Context, enable bool) (enabled bool, err error) {
-	var status minio.BucketVersioningConfiguration
+// versioning tells whether the bucket keeps versions.
+func (s *store) versioning(ctx context.Context) (enabled bool, err error) {
 	err = s.retry(ctx, func() error {
-		status, err = s.core.GetBucketVersioning(ctx, s.bucket)
+		status, err := s.core.GetBucketVersioning(ctx, s.bucket)
+		enabled = status.Enabled()
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("versioning of the bucket %q: %w", s.bucket, err)
+		err = fmt.Errorf("versioning of the bucket %q: %w", s.bucket, err)
 	}
-	if status.Enabled() {
-		return false, nil
-	}
-	if !enable {
-		return false, fmt.Errorf("versioning of the bucket %q is not enabled", s.bucket)
+	return enabled, err
+}
+
+// ensureVersioning makes the bucket keep versions, and tells whether it had to.
+func (s *store) ensureVersioning(ctx context.Context) (enabled bool, err error) {
+	if on, err := s.versioning(ctx); on || err != nil {
+		return false, err
 	}
 	err = s.retry(ctx, func() error { return s.core.EnableVersioning(ctx, s.bucket) })
 	if err != nil {

@@ -60,7 +60,7 @@ func (c *backup) print(env *cli.Env, s *filebackup.Summary) {
 }
 
 func counts(s *filebackup.Summary) string {
-	return fmt.Sprintf("%d new, %d changed, %d with other metadata, %d deleted, %d unchanged", s.New, s.Changed, s.Metadata, s.Deleted, s.Unchanged)
+	return fmt.Sprintf("%d new, %d changed, %d with other metadata, %d deleted, %d unchanged files; %d folders and links", s.New, s.Changed, s.Metadata, s.Deleted, s.Unchanged, s.Others)
 }
 
 // bar shows files, bytes, rate and the time that is left on a terminal.
