@@ -47,7 +47,7 @@ func measure() error {
 	for _, part := range []struct {
 		name    string
 		measure func() error
-	}{{"timers", timers}, {"memory", memory}, {"overhead", overhead}, {"retention", retention}, {"gateway", gateways}, {"remote", remotes}} {
+	}{{"timers", timers}, {"memory", memory}, {"overhead", overhead}, {"retention", retention}, {"gateway", gateways}, {"files", files}, {"remote", remotes}} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue
 		}
