@@ -351,20 +351,45 @@ func contentReader(r io.Reader, keys func() (*keys, error)) (io.Reader, func(), 
 		if _, err := io.ReadFull(r, start[:]); err != nil {
 			return nil, nil, cutOff(err)
 		}
-		r = &chunkReader{r: r, h: h, stream: secretstream.NewReader(key, &start)}
+		c := &chunkReader{r: r, h: h, stream: secretstream.NewReader(key, &start), buf: *chunkBuffers.Get().(*[]byte)}
+		r, done = c, func() {
+			if len(c.buf) <= maxPooledChunk {
+				chunkBuffers.Put(&c.buf)
+			}
+		}
 	}
 	switch h.compressed {
 	case "bz2":
 		r = stdbzip2.NewReader(r)
 	case "zstd":
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(64<<20))
-		if err != nil {
+		d := decoders.Get().(*zstd.Decoder)
+		if err := d.Reset(r); err != nil {
+			done()
 			return nil, nil, err
 		}
-		r, done = d, d.Close
+		give := done
+		r, done = d, func() {
+			if d.Reset(nil) == nil {
+				decoders.Put(d)
+			}
+			give() // when nothing reads into it any more
+		}
 	}
 	return r, done, nil
 }
+
+// decoders decompress files.
+var decoders = sync.Pool{New: func() any {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(64<<20))
+	if err != nil {
+		panic(err) // the options are right
+	}
+	return d
+}}
+
+const maxPooledChunk = 6 << 20
+
+var chunkBuffers = sync.Pool{New: func() any { b := make([]byte, secretstream.Headroom+128<<10); return &b }}
 
 // chunkReader decrypts a file's chunks.
 type chunkReader struct {
@@ -392,7 +417,7 @@ func (c *chunkReader) next() error {
 	want := c.h.chunk + secretstream.Overhead
 	n := 0
 	for n < want {
-		if len(c.buf) == secretstream.Headroom+n || c.buf == nil {
+		if len(c.buf) == secretstream.Headroom+n {
 			bigger := make([]byte, secretstream.Headroom+min(want, max(64<<10, 4*n)))
 			copy(bigger, c.buf)
 			c.buf = bigger
