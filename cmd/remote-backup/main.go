@@ -124,6 +124,13 @@ func sender(env *cli.Env, remotes int) *remote.Sender {
 
 type receive struct{}
 
+// Help is printed below the usage of receive.
+func (receive) Help() string {
+	return `Nobody types it: send starts it over SSH. In authorized_keys it can be all that a key is for.
+
+Example, as the beginning of a line there: restrict,command="remote-backup receive"`
+}
+
 // Run receives.
 func (receive) Run(ctx context.Context, root *command, env *cli.Env) error {
 	exe, err := os.Executable()
@@ -142,6 +149,13 @@ func (receive) Run(ctx context.Context, root *command, env *cli.Env) error {
 }
 
 type serve struct{}
+
+// Help is printed below the usage of serve.
+func (serve) Help() string {
+	return `It listens where remote-backup.socket does, or by itself at [serve] listen. Hosts are known by certificates, or by pre-shared keys of their own.
+
+Example: remote-backup serve`
+}
 
 // Run serves.
 func (serve) Run(ctx context.Context, root *command, env *cli.Env) error {

@@ -30,8 +30,6 @@ func (*drill) Help() string {
 module's command, which has no network and can write nowhere else. The verdict is recorded and told of like that of a backup. Of several backups
 that save the module, each has its turn.
 
-Exit codes: 0 what was restored is good, 1 it is not or could not be restored, 2 usage or configuration, 3 this drill is already running.
-
 Example:
 
   restore-backup drill wiki1 --sample all`

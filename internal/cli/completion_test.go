@@ -98,7 +98,7 @@ func TestCompletion(t *testing.T) {
 		{"module-backup save --config web.toml wiki1 ", nil, "1 nightly"},
 		{"module-backup --config web.toml shell ", nil, "mail1 wiki1"},
 		{"module-backup --config web.toml shell wiki1 --backup ", nil, "1 nightly"},
-		{"restore-backup --config web.toml ", nil, "browse check-eligibility list mail1 mount restore wiki1"},
+		{"restore-backup --config web.toml ", nil, "browse check-eligibility drill list mail1 mount node recover restore wiki1"},
 		{"restore-backup --config web.toml list w", nil, "wiki1"},
 		{"restore-backup --config web.toml check-eligibility ", nil, "mail1 wiki1"},
 		{"restore-backup --config web.toml browse m", nil, "mail1"},
