@@ -9,7 +9,7 @@ COMMIT      ?= $(shell git rev-parse HEAD 2>/dev/null)
 GOBUILD     := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 # Packages with tests that need a systemd have files with the build tag systemd.
 SYSTEMD      = $(shell grep -rl --include='*_test.go' '^//go:build systemd' . | xargs -r -n 1 dirname | sort -u)
-SYSTEM_TEST  = -count 1 -p 1 -timeout 12m -tags systemd -exec "$(CURDIR)/test/in-systemd"
+SYSTEM_TEST  = -count 1 -p 1 -timeout 20m -tags systemd -exec "$(CURDIR)/test/in-systemd"
 # The race detector needs a C compiler.
 RACE         = $(shell command -v gcc >/dev/null && echo -race)
 SCRIPTS      = .ci/run $(shell grep -rlE '^\#!/bin/(ba)?sh|^\# shellcheck shell' --exclude-dir=testdata test packaging)
@@ -34,7 +34,7 @@ unit: build ## Tests that need no systemd.
 	@test/deps system gateway files ssh prometheus manual $(if $(CI),race)
 	go vet ./...
 	go vet -tags systemd,packages ./...
-	@test/go-test unit $(RACE) -timeout 10m ./...
+	@test/go-test unit $(RACE) -timeout 20m ./...
 
 system: build ## Tests on a private systemd.
 	@test/deps system gateway ssh prometheus
