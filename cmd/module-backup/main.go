@@ -21,6 +21,9 @@ type command struct {
 	Shell shell `cmd:"" help:"Run restic on a module's repository."`
 }
 
+// Told is that an attempt within a run has a plan.
+func (c *command) Told(string) bool { return c.Save.Plan }
+
 func main() {
 	os.Exit(cli.Main("module-backup", "Saves one module: dump, restic, cleanup and retention, under the module's lock.",
 		new(command), os.Args[1:], cli.OS()))

@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"time"
 
 	"sdbackup/internal/cli"
@@ -40,6 +41,12 @@ type command struct {
 	Recover recovering `cmd:"" help:"Put right a restore in place that was interrupted. This happens by itself, also at boot."`
 
 	Exchange exchanging `cmd:"" hidden:"" help:"Do the part of a restore in place that changes what is live."`
+}
+
+// Told is that a restore in place goes by its journal.
+func (c *command) Told(command string) bool {
+	name, _, _ := strings.Cut(command, " ")
+	return name == "exchange" || name == "recover"
 }
 
 func main() {

@@ -147,7 +147,8 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 	defer stop()
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	remote.Inherited(env.Getenv)
-	if source, ok := grammar.(fetching); ok {
+	told, _ := grammar.(Told)
+	if source, ok := grammar.(fetching); ok && (told == nil || !told.Told(parsed.Command())) {
 		forget, err := source.fetch(ctx, env)
 		bereft, ok := grammar.(Bereft)
 		switch {

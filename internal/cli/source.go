@@ -28,6 +28,10 @@ type fetching interface {
 // Bereft is a grammar that goes on when its configuration cannot be fetched, to put that on record.
 type Bereft interface{ Bereft(err error) }
 
+// Told is a grammar some of whose commands, as in "save <module> <backup>", are told all that they need and fetch nothing: they run with the
+// rights of a module, or before there is a network.
+type Told interface{ Told(command string) bool }
+
 // fetch fetches the configuration if it is on another host, and returns what lets go of it in the end. Where the configuration of this host
 // is, may be said once for all, in a file.
 func (s *Source) fetch(ctx context.Context, env *Env) (func(), error) {
