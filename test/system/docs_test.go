@@ -30,7 +30,7 @@ import (
 //   - What must be there before, and the reader knows to have, is made by commands in a comment of HTML that begins with "run".
 
 // notRun are the pages whose commands are not run yet. The list may only become shorter.
-var notRun = []string{"disaster.md", "remote.md", "restore.md"}
+var notRun = []string{"disaster.md", "remote.md"}
 
 // step is a command, and the output that a page shows for it.
 type step struct {
@@ -258,6 +258,23 @@ func (h *host) private(folders ...string) {
 	}
 }
 
+// lent gives a page copies of files and folders: what it changes in them is gone when it ends.
+func (h *host) lent(paths ...string) {
+	h.Helper()
+	for _, path := range paths {
+		copied := filepath.Join(h.TempDir(), "copy")
+		h.must("cp", "-a", path, copied)
+		if err := syscall.Mount(copied, path, "", syscall.MS_BIND, ""); err != nil {
+			h.Fatalf("mount a copy at %s: %v", path, err)
+		}
+		h.Cleanup(func() {
+			if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+				h.Errorf("unmount %s: %v", path, err)
+			}
+		})
+	}
+}
+
 func TestDocumentation(t *testing.T) {
 	all := pages(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
@@ -275,14 +292,16 @@ func TestDocumentation(t *testing.T) {
 		}
 		t.Run(strings.TrimSuffix(name, ".md"), func(t *testing.T) {
 			h := newHost(t)
-			h.private("/etc/sdbackup", "/srv", "/root", "/home", "/var/lib/wiki1", textfiles)
+			h.Cleanup(func() { exec.Command("systemctl", "daemon-reload").Run() })
+			h.lent("/etc/hosts", "/etc/systemd/system")
+			h.private("/etc/sdbackup", "/etc/credstore", "/srv", "/root", "/home", "/var/lib/wiki1", textfiles)
 			// As after install-units; but nobody watches the configuration, so that what a page shows happens when it says.
 			h.must("systemctl", "restart", "backup-timers.service")
 			h.must("systemctl", "stop", "backup-timers.path")
 			for _, s := range commands {
 				h.do(name, s)
 			}
-			h.run("systemctl", "stop", "backup-timers.path", "backup-timers.service", "doc-*.service")
+			h.run("systemctl", "stop", "backup-timers.path", "backup-timers.service", "remote-backup.socket", "remote-backup.service", "doc-*.service", "wiki*.service")
 			h.run("schedule-backup", "stop-timers")
 		})
 	}
