@@ -30,7 +30,7 @@ import (
 //   - What must be there before, and the reader knows to have, is made by commands in a comment of HTML that begins with "run".
 
 // notRun are the pages whose commands are not run yet. The list may only become shorter.
-var notRun = []string{"remote.md"}
+var notRun = []string{}
 
 // step is a command, and the output that a page shows for it.
 type step struct {
@@ -299,7 +299,7 @@ func TestDocumentation(t *testing.T) {
 			h := newHost(t)
 			h.Cleanup(func() { exec.Command("systemctl", "daemon-reload").Run() })
 			h.lent("/etc/hosts", "/etc/systemd/system")
-			h.private("/etc/sdbackup", "/etc/credstore", "/srv", "/root", "/home", "/var/lib/wiki1", textfiles)
+			h.private("/etc/sdbackup", "/etc/credstore", "/srv", "/root", "/home", "/var/lib/wiki1", "/var/lib/photos", textfiles)
 			// As after install-units; but nobody watches the configuration, so that what a page shows happens when it says.
 			h.must("systemctl", "restart", "backup-timers.service")
 			h.must("systemctl", "stop", "backup-timers.path")
