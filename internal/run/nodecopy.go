@@ -37,8 +37,11 @@ const nodeCopyTimeout = 5 * time.Minute
 // nil when none is to be there. That it fails keeps no module from being saved.
 func (r *Runner) copyNode(ctx context.Context, log *slog.Logger, b *config.Backup) *status.NodeCopy {
 	d := r.Config.Destinations[b.Destination]
-	if _, isCheck := config.JobOf(b.ID); isCheck || d == nil || !r.Config.Node.HasPassphrase() || !d.TakesNodeCopies() {
+	if b.IsCheck() || b.IsDrill() || d == nil || !r.Config.Node.HasPassphrase() || !d.TakesNodeCopies() {
 		return nil
+	}
+	if slices.ContainsFunc(r.Paths.Config, config.InMemory) {
+		return nil // it is another host's to keep
 	}
 	written, err := r.writeNodeCopy(ctx, log, d)
 	if ctx.Err() != nil {

@@ -382,3 +382,21 @@ func TestNodeCopyOfRemote(t *testing.T) {
 		t.Errorf("the warnings are %v", warnings)
 	}
 }
+
+// Neither a drill nor a run of a configuration that another host has sent leaves a copy.
+func TestNoNodeCopyOf(t *testing.T) {
+	c := newCopier(t, "", false)
+	c.edit("[module.a.drill]\nschedule = \"monthly\"")
+	if got, run := c.run("drill@a"); got != nil || run.Outcome != status.Success {
+		t.Errorf("drill: the copy is %+v, the run %s", got, run.Outcome)
+	}
+	sent, err := os.Open(c.paths.Config[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sent.Close()
+	c.paths.Config = []string{fmt.Sprintf("/proc/self/fd/%d", sent.Fd())}
+	if got, run := c.run("1"); got != nil || run.Outcome != status.Success {
+		t.Errorf("sent: the copy is %+v, the run %s", got, run.Outcome)
+	}
+}
