@@ -29,9 +29,6 @@ import (
 //   - "# cat FILE" of a file that is not there writes it: the page tells its reader to.
 //   - What must be there before, and the reader knows to have, is made by commands in a comment of HTML that begins with "run".
 
-// notRun are the pages whose commands are not run yet. The list may only become shorter.
-var notRun = []string{}
-
 // step is a command, and the output that a page shows for it.
 type step struct {
 	line    int // in the page
@@ -285,9 +282,6 @@ func TestDocumentation(t *testing.T) {
 	all := pages(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		path := all[name]
-		if slices.Contains(notRun, name) {
-			continue
-		}
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -310,17 +304,6 @@ func TestDocumentation(t *testing.T) {
 			h.run("systemctl", "stop", "backup-timers.path", "backup-timers.service", "remote-backup.socket", "remote-backup.service", "doc-*.service", "wiki*.service")
 			h.run("schedule-backup", "stop-timers")
 		})
-	}
-}
-
-// A page that is not run has commands that could be.
-func TestNotRunPages(t *testing.T) {
-	all := pages(t)
-	for _, name := range notRun {
-		text, err := os.ReadFile(all[name])
-		if err != nil || len(steps(string(text))) == 0 {
-			t.Errorf("%s need not be listed: %v", name, err)
-		}
 	}
 }
 
