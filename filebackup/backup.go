@@ -25,6 +25,15 @@ type BackupOptions struct {
 	Accept bool
 	// Progress, when it is set, is called from time to time, from several goroutines, but never from two at once.
 	Progress func(Progress)
+	// Streams are files of the version that are not in the folder. They are read first, one after the other.
+	Streams []Stream
+}
+
+// Stream is a file of a version that a program writes and that is not on disk.
+type Stream struct {
+	Path string // in the version, as in "/database.sql"
+	// Write writes its content. With its error the backup fails, and there is no version.
+	Write func(ctx context.Context, w io.Writer) error
 }
 
 // Progress is how far something is.
@@ -36,6 +45,9 @@ type Progress struct {
 // Summary is what a backup did.
 type Summary struct {
 	Versions     []string      `json:"versions"` // that were made; none where nothing has changed
+	Latest       Version       `json:"latest"`   // the last of them, or the one that is as the folder is; the zero value where nothing was ever saved
+	Files        int           `json:"files"`    // that the folder has
+	Size         int64         `json:"size"`     // of them
 	New          int           `json:"new"`
 	Changed      int           `json:"changed"`
 	Metadata     int           `json:"metadata"`          // changed in nothing but mode, owner, times or attributes
@@ -64,8 +76,9 @@ var errReadOnly = errors.New("the configuration says read_only")
 
 // job is a change that a scan has found.
 type job struct {
-	found found
-	old   *Entry // what the path was
+	found  found
+	old    *Entry  // what the path was
+	stream *Stream // where the content comes from; nil: from the folder
 }
 
 // backup is a run.
@@ -86,7 +99,7 @@ type backup struct {
 	sizes    map[int64]int // how many files have them
 	sum      Summary
 	progress Progress
-	last     time.Time
+	last     atomic.Int64 // when progress was told, in nanoseconds
 
 	files atomic.Int64
 	bytes atomic.Int64
@@ -128,6 +141,9 @@ func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summar
 	b.sum.DurationSecs = b.sum.Duration.Seconds()
 	if err != nil {
 		return nil, err
+	}
+	if !options.DryRun {
+		b.sum.Latest = Version{ID: b.cache.ID, Time: b.cache.Modified}
 	}
 	if len(b.sum.Unreadable) > 0 {
 		slices.Sort(b.sum.Unreadable)
@@ -250,6 +266,18 @@ func (j *job) status() string {
 func (b *backup) compare(ctx context.Context) (jobs, soft []job, refreshed map[string]*Entry, err error) {
 	refreshed = map[string]*Entry{}
 	own := b.c.localPaths()
+	streams := map[string]*job{}
+	for i := range b.options.Streams {
+		s := &b.options.Streams[i]
+		now := time.Now().UnixNano()
+		own[s.Path] = true
+		jobs = append(jobs, job{stream: s, found: found{path: s.Path, kind: File, mtime: now, ctime: now, mode: 0o600, uid: os.Getuid(), gid: os.Getgid()}})
+	}
+	for i := range jobs {
+		streams[jobs[i].found.path] = &jobs[i]
+	}
+	streamed := jobs
+	jobs = nil
 	rest := b.cache.records
 	var kept []string // folders that could not be read
 	gone := func(path []byte, record []byte) {
@@ -257,11 +285,15 @@ func (b *backup) compare(ctx context.Context) (jobs, soft []job, refreshed map[s
 		if slices.ContainsFunc(kept, func(k string) bool { return name == k || strings.HasPrefix(name, k+"/") }) {
 			return
 		}
-		if matchAny(b.c.SkipDelete, name) && !matchAny(b.c.IgnoreFiles, name) {
+		if matchAny(b.c.SkipDelete, name) && !b.c.ignored(name) {
 			return
 		}
 		old := new(Entry)
 		parseRecord(record, old)
+		if s := streams[name]; s != nil {
+			s.old = old
+			return
+		}
 		jobs = append(jobs, job{old: old})
 	}
 	err = b.c.scan(ctx, func(f *found) error {
@@ -288,6 +320,10 @@ func (b *backup) compare(ctx context.Context) (jobs, soft []job, refreshed map[s
 			return nil
 		}
 		b.progress.TotalFiles++
+		if f.kind == File {
+			b.sum.Files++
+			b.sum.Size += f.size
+		}
 		if record == nil {
 			jobs = append(jobs, job{found: *f})
 			if f.kind == File {
@@ -329,7 +365,8 @@ func (b *backup) compare(ctx context.Context) (jobs, soft []job, refreshed map[s
 		gone(path, rest)
 		rest = after
 	}
-	return jobs, soft, refreshed, nil
+	b.progress.TotalFiles += int64(len(streamed))
+	return append(streamed, jobs...), soft, refreshed, nil
 }
 
 // difference is how a file differs from what it was.
@@ -398,7 +435,7 @@ func (b *backup) xattrs(f *found) (map[string][]byte, error) {
 func (b *backup) commitPart(ctx context.Context, jobs []job, refreshed map[string]*Entry) error {
 	var uploads []int
 	for i := range jobs {
-		if f := &jobs[i].found; f.path != "" && f.kind == File && f.size > 0 {
+		if f := &jobs[i].found; f.path != "" && f.kind == File && (f.size > 0 || jobs[i].stream != nil) {
 			uploads = append(uploads, i)
 		}
 	}
@@ -512,6 +549,12 @@ func (b *backup) process(ctx context.Context, jobs []job) (changes []Change, ent
 	results := make([][]Change, len(jobs))
 	local := make([]*Entry, len(jobs))
 	var next atomic.Int64
+	for i := 0; i < len(jobs) && jobs[i].stream != nil; i++ {
+		next.Add(1)
+		if results[i], local[i], err = b.one(ctx, &jobs[i]); err != nil {
+			return nil, nil, err
+		}
+	}
 	var wg sync.WaitGroup
 	for range min(b.c.parallel(), len(jobs)) {
 		wg.Go(func() {
@@ -578,6 +621,9 @@ func (b *backup) one(ctx context.Context, j *job) (changes []Change, local *Entr
 	status := j.status()
 	if f.kind == File {
 		stored, err := b.file(ctx, j, &e)
+		if err != nil && j.stream != nil {
+			return nil, nil, err
+		}
 		if errors.Is(err, fs.ErrNotExist) { // it vanished
 			if j.old == nil {
 				return nil, nil, nil
@@ -637,6 +683,9 @@ const readTries = 3
 
 // file reads a file, and stores it unless its content is known. Stored is false where it is that of the old entry.
 func (b *backup) file(ctx context.Context, j *job, e *Entry) (stored bool, err error) {
+	if j.stream != nil {
+		return b.stream(ctx, j, e)
+	}
 	for try := 1; ; try++ {
 		source, err := b.c.openSource(e.Path, false)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -740,12 +789,18 @@ func (b *backup) read(ctx context.Context, source *os.File, j *job, e *Entry, la
 		b.tick(0)
 		return old == nil || e.Object != old.Object || e.ID != old.ID, false, nil
 	}
+	finished, err = b.finish(ctx, w, e, words, object)
+	return err == nil, false, err
+}
+
+// finish ends the object of a file, unless another goroutine has stored the same content meanwhile; finished is whether the object is there.
+func (b *backup) finish(ctx context.Context, w *objectWriter, e *Entry, words []string, object string) (finished bool, err error) {
 	p, mine := b.claim(e.Hash, words)
 	for !mine {
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-			return false, false, context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 		if p.ok {
 			e.Object, e.ID = p.object, p.id
@@ -753,7 +808,7 @@ func (b *backup) read(ctx context.Context, source *os.File, j *job, e *Entry, la
 			b.sum.Duplicates++
 			b.mu.Unlock()
 			b.tick(0)
-			return true, false, nil
+			return false, nil
 		}
 		p, mine = b.claim(e.Hash, words)
 	}
@@ -761,22 +816,89 @@ func (b *backup) read(ctx context.Context, source *os.File, j *job, e *Entry, la
 	id, err := w.finish()
 	if err != nil {
 		b.unclaim(e.Hash, words)
-		return false, false, err
+		return false, err
 	}
-	finished = true
 	if err := b.journal.add(journalLine{Hash: e.Hash.String(), Words: wordsKey(words), Object: object, ID: id, Size: e.Size}); err != nil {
 		b.unclaim(e.Hash, words)
-		return false, false, fmt.Errorf("journal of uploads: %w", err)
+		return true, fmt.Errorf("journal of uploads: %w", err)
 	}
 	e.Object, e.ID = object, id
 	p.object, p.id, p.ok = object, id, true
 	b.mu.Lock()
 	b.sum.Uploaded++
-	b.sum.Bytes += n
+	b.sum.Bytes += e.Size
 	b.mu.Unlock()
 	b.tick(0)
-	return true, false, nil
+	return true, nil
 }
+
+// streamChunks is how many chunks of a stream, whose size nobody knows, are a part: with chunks of 5 MiB, 10,000 parts make 488 GiB.
+const streamChunks = 10
+
+// stream reads a stream to its end, and stores it unless its content is known.
+func (b *backup) stream(ctx context.Context, j *job, e *Entry) (stored bool, err error) {
+	words, ok := b.c.pipelineOf(e.Path)
+	if !ok {
+		return false, fmt.Errorf("no pattern of file_pipeline matches %q: add one for \"*\"", e.Path)
+	}
+	old := j.old
+	if old != nil && old.Kind != File {
+		old = nil
+	}
+	h := fileHeader(b.c.ChunkSize, words, b.keys)
+	object := b.objectPath(e.Path, words, b.keys)
+	w := b.s.newObjectWriter(ctx, b.budget, b.c.RemoteBasePath+object, h, b.keys, 0)
+	w.perPart = max(w.perPart, streamChunks)
+	finished := false
+	defer func() { w.close(finished) }()
+	w.begun = func(m *multipart) error { return b.journal.add(journalLine{Object: object, Upload: m.id}) }
+	hash := sha256.New()
+	to := io.Writer(w)
+	var enc encoder
+	if w.h.compressed != "" {
+		enc = encoders.Get().(encoder)
+		defer encoders.Put(enc)
+		enc.Reset(w)
+		to = enc
+	}
+	e.Size = 0
+	err = j.stream.Write(ctx, writerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		_, _ = hash.Write(p)
+		n, err := to.Write(p)
+		e.Size += int64(n)
+		b.tickBytes(n)
+		return n, err
+	}))
+	if err == nil && enc != nil {
+		err = enc.Close()
+	}
+	if err != nil {
+		return false, err
+	}
+	hash.Sum(e.Hash[:0])
+	b.mu.Lock()
+	b.sum.Files++
+	b.sum.Size += e.Size
+	b.mu.Unlock()
+	if old != nil && old.Hash == e.Hash && old.Size == e.Size { // its time says nothing
+		*e = *old
+		b.tick(0)
+		return false, nil
+	}
+	if e.Size == 0 || b.reuse(ctx, e, old, words) {
+		b.tick(0)
+		return true, nil
+	}
+	finished, err = b.finish(ctx, w, e, words, object)
+	return err == nil, err
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // sourceError tells errors of the file from those of the bucket.
 func (b *backup) sourceError(ctx context.Context, err error) error {
@@ -937,22 +1059,31 @@ func (b *backup) unclaim(h Hash, words []string) {
 	delete(b.inFlight, contentKey(h, words))
 }
 
-func (b *backup) tickBytes(n int) { b.bytes.Add(int64(n)) }
+// tickBytes says that so much of a file was read.
+func (b *backup) tickBytes(n int) {
+	b.bytes.Add(int64(n))
+	b.tell()
+}
 
 // tick says that a file is done.
 func (b *backup) tick(n int64) {
-	files, bytes := b.files.Add(1), b.bytes.Add(n)
+	b.files.Add(1)
+	b.bytes.Add(n)
+	b.tell()
+}
+
+func (b *backup) tell() {
 	if b.options.Progress == nil {
+		return
+	}
+	now, last := time.Now().UnixNano(), b.last.Load()
+	if now-last < int64(100*time.Millisecond) || !b.last.CompareAndSwap(last, now) {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if time.Since(b.last) < 100*time.Millisecond {
-		return
-	}
-	b.last = time.Now()
 	p := b.progress
-	p.Files, p.Bytes = files+int64(b.sum.Unchanged), bytes
+	p.Files, p.Bytes = b.files.Load()+int64(b.sum.Unchanged), b.bytes.Load()
 	b.options.Progress(p)
 }
 

@@ -97,7 +97,7 @@ func TestLife(t *testing.T) {
 					t.Errorf("with a local manifest made again: %+v", s)
 				}
 			}
-			v, err := f.open().Verify(t.Context(), true, nil)
+			v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true})
 			if err != nil || len(v.Problems) > 0 || v.Versions != 2 {
 				t.Errorf("verify: %+v, %v", v, err)
 			}
@@ -138,7 +138,7 @@ func TestSplitAndSnapshots(t *testing.T) {
 		t.Errorf("snapshots: %q, %v", names, err)
 	}
 	f.same(f.dir, f.download("latest"))
-	v, err := f.open().Verify(t.Context(), true, nil)
+	v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true})
 	if err != nil || len(v.Problems) > 0 {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
@@ -266,7 +266,7 @@ func TestExpire(t *testing.T) {
 	if g, err := f.open().GarbageCollect(t.Context(), false); err != nil || len(g.Objects) > 0 {
 		t.Errorf("garbage: %+v, %v", g, err)
 	}
-	if v, err := f.open().Verify(t.Context(), true, nil); err != nil || len(v.Problems) > 0 {
+	if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
 	f.write("changes", "on")
@@ -304,7 +304,7 @@ func TestGrowing(t *testing.T) {
 	if err != nil || s.New != 2 {
 		t.Fatalf("backup: %+v, %v", s, err)
 	}
-	if v, err := f.open().Verify(t.Context(), true, nil); err != nil || len(v.Problems) > 0 {
+	if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
 	f.backup()

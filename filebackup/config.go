@@ -28,6 +28,12 @@ type Config struct {
 	IgnoreFiles  []string   // patterns of paths
 	SkipDelete   []string   // patterns of paths that stay in the backup when they are removed from the folder
 
+	// Include are the paths that are backed up, each with all that is in it, as in "/photos"; default: everything. Folders above them are
+	// saved without anything else that is in them, and need not be readable.
+	Include []string
+	// Ignore tells of paths that are left out, besides IgnoreFiles; nil: none.
+	Ignore func(path string) bool
+
 	ReadOnly            bool
 	WriteOnly           bool
 	AllowDeleteVersions *bool // default: true
@@ -339,6 +345,11 @@ func (c *Config) validate() error {
 		}
 		if strings.HasPrefix(name, c.RemoteBasePath+"/") || strings.HasPrefix(name, c.RemoteSnapshotPath+"/") {
 			bad("%q is in a folder of other objects", name)
+		}
+	}
+	for _, p := range c.Include {
+		if p != "/" && checkPath(p) != nil {
+			bad("include: %q is no path that begins with /", p)
 		}
 	}
 	encrypt := false

@@ -2,6 +2,7 @@ package filebackup
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -410,10 +411,22 @@ type Verification struct {
 	Problems []string `json:"problems"`
 }
 
+// VerifyOptions say how much is looked at.
+type VerifyOptions struct {
+	ReadData bool
+	Part, Of int // read only this part of so many, from 1 on; the zero values are all of it
+	Progress func(Progress)
+}
+
+// reads tells whether an object with that content is read.
+func (o VerifyOptions) reads(h Hash) bool {
+	return o.ReadData && (o.Of < 2 || int(binary.BigEndian.Uint32(h[:])%uint32(o.Of)) == o.Part-1)
+}
+
 // Verify looks whether every version can be had: every diff is readable and follows the one before, every object is there. With
-// readData it reads all objects and compares their contents with the manifest. Problems are no error.
-func (r *Repository) Verify(ctx context.Context, readData bool, progress func(Progress)) (*Verification, error) {
-	if r.c.WriteOnly && readData {
+// ReadData it reads the objects and compares their contents with the manifest. Problems are no error.
+func (r *Repository) Verify(ctx context.Context, options VerifyOptions) (*Verification, error) {
+	if r.c.WriteOnly && options.ReadData {
 		return nil, errWriteOnly
 	}
 	v := &Verification{Problems: []string{}}
@@ -525,7 +538,7 @@ func (r *Repository) Verify(ctx context.Context, readData bool, progress func(Pr
 			problem("%s, in version %s: object %q, version %s, is missing", o.e.Path, o.version, key[0], key[1])
 			return nil
 		}
-		if !readData {
+		if !options.reads(o.e.Hash) {
 			return nil
 		}
 		err := r.content(ctx, &o.e, &counter{io.Discard, &read})
@@ -533,12 +546,12 @@ func (r *Repository) Verify(ctx context.Context, readData bool, progress func(Pr
 			problem("%s, in version %s: %v", o.e.Path, o.version, err)
 			err = nil
 		}
-		if progress != nil {
+		if options.Progress != nil {
 			mu.Lock()
 			defer mu.Unlock()
 			total.Files++
 			total.Bytes = read.Load()
-			progress(total)
+			options.Progress(total)
 		}
 		return err
 	})

@@ -92,7 +92,7 @@ func TestKillAtEachStep(t *testing.T) {
 				if s := f.backup(); len(s.Versions) > 0 {
 					t.Errorf("killed after %q: a third run makes a version: %+v", (*steps)[max(0, len(*steps)-1):], s)
 				}
-				if v, err := f.open().Verify(t.Context(), true, nil); err != nil || len(v.Problems) > 0 {
+				if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 {
 					t.Errorf("killed after %q: verify: %+v, %v", (*steps)[max(0, len(*steps)-1):], v, err)
 				}
 				if _, err := os.Stat(f.c.journalPath()); !os.IsNotExist(err) {
@@ -282,7 +282,7 @@ func TestKillAtRandom(t *testing.T) {
 					t.Errorf("version %s holds\n%s\nthe folder was\n%s", v.ID, got, want)
 				}
 			}
-			if v, err := f.open().Verify(t.Context(), true, nil); err != nil || len(v.Problems) > 0 {
+			if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 {
 				t.Errorf("verify: %+v, %v", v, err)
 			}
 			g, err := f.open().GarbageCollect(t.Context(), false)

@@ -136,11 +136,39 @@ func (s *scanner) walk(ctx context.Context, list []item, above []unix.Stat_t, ea
 	return nil
 }
 
+// included tells whether all of a folder is backed up, or else which of the names in it lead to what is.
+func (c *Config) included(dir string) (names []string, all bool) {
+	if c.Include == nil {
+		return nil, true
+	}
+	for _, p := range c.Include {
+		if p == "/" || dir == p || strings.HasPrefix(dir, p+"/") {
+			return nil, true
+		}
+		if below, ok := strings.CutPrefix(p, dir+"/"); ok {
+			name, _, _ := strings.Cut(below, "/")
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names, false
+}
+
+// ignored tells whether a path is left out.
+func (c *Config) ignored(path string) bool {
+	return matchAny(c.IgnoreFiles, path) || c.Ignore != nil && c.Ignore(path)
+}
+
 // list reads a folder.
 func (s *scanner) list(dir string) (l listing) {
 	flags := unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 	if !s.c.FollowSymlinks && dir != "" {
 		flags |= unix.O_NOFOLLOW
+	}
+	names, all := s.c.included(dir)
+	if !all {
+		flags |= unix.O_PATH // it may be closed to us
 	}
 	fd, err := unix.Open(filepath.Join(s.c.BasePath, dir), flags, 0)
 	if err != nil {
@@ -148,15 +176,16 @@ func (s *scanner) list(dir string) (l listing) {
 	}
 	f := os.NewFile(uintptr(fd), dir)
 	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return listing{err: err}
+	if all {
+		if names, err = f.Readdirnames(-1); err != nil {
+			return listing{err: err}
+		}
 	}
 	slices.Sort(names)
 	l.list = make([]item, 0, len(names))
 	for _, name := range names {
 		it := item{found: found{path: dir + "/" + name}}
-		if matchAny(s.c.IgnoreFiles, it.path) {
+		if s.c.ignored(it.path) {
 			continue
 		}
 		if s.stat(fd, name, &it) {

@@ -109,7 +109,7 @@ func TestServerThatFails(t *testing.T) {
 	}
 	f.backup()
 	f.same(f.dir, f.download("latest"))
-	if v, err := f.open().Verify(t.Context(), true, nil); err != nil || len(v.Problems) > 0 {
+	if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
 }
@@ -205,7 +205,7 @@ func TestTampering(t *testing.T) {
 					// What header says in the plain format beside the lengths is not needed for reading.
 					t.Errorf("%s: download: %+v, %v, %d files; want /bad named, and the others", name, sum, err, len(left))
 				}
-				if found, err := r.Verify(t.Context(), true, nil); err != nil || len(found.Problems) != 1 || !strings.Contains(found.Problems[0], "/bad") {
+				if found, err := r.Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(found.Problems) != 1 || !strings.Contains(found.Problems[0], "/bad") {
 					t.Errorf("%s: verify: %+v, %v", name, found, err)
 				}
 			}
@@ -259,7 +259,7 @@ func TestManifestTampering(t *testing.T) {
 		t.Fatal(err)
 	}
 	suspect("rolled back", true)
-	if v, err := f.open().Verify(ctx, false, nil); err != nil || len(v.Problems) == 0 {
+	if v, err := f.open().Verify(ctx, VerifyOptions{}); err != nil || len(v.Problems) == 0 {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
 	if err := f.owner.RemoveObject(ctx, f.bucket, "manifest_diffs", minio.RemoveObjectOptions{VersionID: id}); err != nil {
@@ -415,7 +415,7 @@ func TestReadOnly(t *testing.T) {
 	f.policy("## Read-only", f.user())
 	f.c.ReadOnly = true
 	f.same(f.dir, f.download("latest"))
-	if v, err := f.open().Verify(t.Context(), true, nil); err != nil || len(v.Problems) > 0 {
+	if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
 	if _, err := f.open().Backup(t.Context(), BackupOptions{}); !errors.Is(err, errReadOnly) {

@@ -150,7 +150,7 @@ func (c *verify) Run(ctx context.Context, root *command, env *cli.Env) error {
 		return err
 	}
 	bar := newBar(env)
-	v, err := r.Verify(ctx, c.ReadData, bar.show)
+	v, err := r.Verify(ctx, filebackup.VerifyOptions{ReadData: c.ReadData, Progress: bar.show})
 	bar.done()
 	if err != nil {
 		return explain(err)
