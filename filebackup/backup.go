@@ -79,6 +79,7 @@ type job struct {
 	found  found
 	old    *Entry  // what the path was
 	stream *Stream // where the content comes from; nil: from the folder
+	soft   bool    // no reason for a version by itself
 }
 
 // backup is a run.
@@ -347,6 +348,7 @@ func (b *backup) compare(ctx context.Context) (jobs, soft []job, refreshed map[s
 		}
 		j := job{found: *f, old: &old}
 		if what == softly {
+			j.soft = true
 			soft = append(soft, j)
 			return nil
 		}
@@ -575,7 +577,14 @@ func (b *backup) process(ctx context.Context, jobs []job) (changes []Change, ent
 		return nil, nil, err
 	}
 	entries = map[string]*Entry{}
+	hard := false
 	for i := range jobs {
+		hard = hard || !jobs[i].soft && len(results[i]) > 0
+	}
+	for i := range jobs {
+		if jobs[i].soft && !hard {
+			continue
+		}
 		changes = append(changes, results[i]...)
 		for k := range results[i] {
 			c := &results[i][k]

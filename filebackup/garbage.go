@@ -248,6 +248,16 @@ func (r *Repository) discard(ctx context.Context, list []objectVersion) error {
 	return r.putGarbageLog(ctx, append(log, run))
 }
 
+// KeptError says that the server does not let objects be removed. Everything else was done, and what is left is garbage.
+type KeptError struct {
+	Count int
+	First string // its name
+}
+
+func (e *KeptError) Error() string {
+	return fmt.Sprintf("%s could not be removed, because Object Lock keeps it or the access key may not: %q", plural(e.Count, "object", "objects"), e.First)
+}
+
 // removeAll removes versions of objects. What Object Lock keeps is no failure of the others.
 func (r *Repository) removeAll(ctx context.Context, list []objectVersion) error {
 	var mu sync.Mutex
@@ -264,7 +274,7 @@ func (r *Repository) removeAll(ctx context.Context, list []objectVersion) error 
 	})
 	if err == nil && len(refused) > 0 {
 		slices.Sort(refused)
-		return fmt.Errorf("%s could not be removed, because Object Lock keeps it or the access key may not: %q", plural(len(refused), "object", "objects"), refused[0])
+		return &KeptError{len(refused), refused[0]}
 	}
 	return err
 }

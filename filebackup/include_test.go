@@ -112,6 +112,12 @@ func TestStreams(t *testing.T) {
 					t.Errorf("%s: %d bytes, %v", path, len(got), err)
 				}
 			}
+			f.write("hollow/passing", "")
+			if s, err := backup(); err != nil || len(s.Versions) != 1 {
+				t.Errorf("%+v, %v", s, err)
+			}
+			f.write("hollow/another", "")
+			f.remove("hollow/another") // a folder's time is no reason for a version
 			if s, err := backup(); err != nil || len(s.Versions) != 0 || s.Uploaded != 0 {
 				t.Errorf("nothing changed: %+v, %v", s, err)
 			}
@@ -120,7 +126,7 @@ func TestStreams(t *testing.T) {
 			if s, err := backup(); !errors.Is(err, failure) {
 				t.Errorf("a stream failed: %+v, %v", s, err)
 			}
-			if n := len(f.versions()); n != 1 {
+			if n := len(f.versions()); n != 2 {
 				t.Errorf("%d versions", n)
 			}
 			failure = nil

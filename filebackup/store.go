@@ -148,6 +148,14 @@ func (s *store) explain(err error) error {
 // errAccess says that the key may not do that.
 var errAccess = errors.New("the access key is not allowed to do that")
 
+// ErrTransient is what errors are that may be gone the next time: those of the network, and of servers with too much to do.
+var ErrTransient = errors.New("the server cannot be reached, or is overloaded")
+
+type transientError struct{ error }
+
+func (e *transientError) Unwrap() error        { return e.error }
+func (e *transientError) Is(target error) bool { return target == ErrTransient }
+
 // transient tells whether an error may be gone the next time.
 func transient(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -179,8 +187,11 @@ func (s *store) retry(ctx context.Context, try func() error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if n == attempts || !transient(err) {
+		if !transient(err) {
 			return s.explain(err)
+		}
+		if n == attempts {
+			return &transientError{s.explain(err)}
 		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2+1)):

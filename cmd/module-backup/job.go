@@ -30,7 +30,7 @@ func find(paths config.Paths, moduleID, backupID string) (run.Job, error) {
 	if b == nil && backupID != "" {
 		errs = append(errs, fmt.Errorf("there is no backup %s in the configuration", backupID))
 	}
-	for _, p := range append(cfg.BackupErrors(backupID), cfg.ErrorsOf(config.KindModule, moduleID)...) {
+	for _, p := range append(cfg.BackupErrors(backupID), cfg.ModuleErrors(backupID, moduleID)...) {
 		errs = append(errs, errors.New(p.String()))
 	}
 	if len(errs) == 0 && cfg.Destinations[b.Destination] == nil {

@@ -167,9 +167,13 @@ func (c *Config) Uncovered() []string {
 	return ids
 }
 
-// RepositoryOf returns the module's restic repository at the destination: <repository>/<type>/<uuid>.
+// RepositoryOf returns the module's restic repository at the destination, <repository>/<type>/<uuid>, or for engine files a name that says where
+// in the bucket its versions are.
 func (d *Destination) RepositoryOf(m *Module) string {
 	suffix := path.Join(m.Type, m.UUID)
+	if m.Engine == EngineFiles && d.Bucket != nil {
+		return "files:" + path.Join(d.Bucket.Name, suffix) + d.Bucket.at()
+	}
 	scheme, rest, _ := strings.Cut(d.Repository, ":")
 	switch {
 	case scheme == "rest":

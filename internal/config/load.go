@@ -300,7 +300,12 @@ func (t *table) destination(here Position) *Destination {
 	if d.Name == "" {
 		d.Name = t.id
 	}
-	d.Repository = t.required("repository", `the prefix of restic repositories, as in repository = "/srv/backup"`)
+	d.Bucket = t.bucket()
+	if d.Bucket == nil || t.data["repository"] != nil {
+		d.Repository = t.required("repository", `the prefix of restic repositories, as in repository = "/srv/backup"`)
+	} else {
+		t.known["repository"] = true
+	}
 	d.PasswordFile = t.nearby("password-file")
 	d.PasswordCredential = t.text("password-credential")
 	d.EnvironmentFile = t.nearby("environment-file")
@@ -328,6 +333,14 @@ func (t *table) destination(here Position) *Destination {
 	t.secretFile("password-file", d.PasswordFile)
 	t.secretFile("environment-file", d.EnvironmentFile)
 	t.gatewayKeys(d)
+	if d.Bucket != nil {
+		switch {
+		case d.Gateway:
+			t.errorf("bucket", "cannot be behind the gateway, which knows restic's repositories alone; want a destination of its own")
+		case !t.filled("environment-file"):
+			t.errorf("bucket", "has no keys; want environment-file with AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY=...")
+		}
+	}
 	return d
 }
 
@@ -349,6 +362,7 @@ func (t *table) module(here Position) *Module {
 	m := &Module{
 		Position:     here,
 		ID:           t.id,
+		Engine:       t.text("engine"),
 		Type:         t.required("type", `the kind of application, as in type = "dokuwiki"`),
 		UUID:         t.required("uuid", "the module's UUID, as printed by uuidgen"),
 		UIName:       t.text("ui-name"),
@@ -398,6 +412,7 @@ func (t *table) module(here Position) *Module {
 	m.Dumps = t.dumps()
 	m.Drill = t.drill()
 	m.RequireMount = t.mounts(m)
+	t.engine(m)
 	if !t.filled("include") && !t.filled("dump") {
 		t.errorf("include", "is %s; want what to save, as in include = [\"data\"], or a [[%s.dump]]", t.lack("include"), t.name)
 	}
@@ -647,6 +662,10 @@ func (l *loader) references() {
 				l.reference(b, key, fmt.Sprintf("%s is listed twice", m), "")
 			case l.Modules[m] == nil:
 				l.reference(b, key, fmt.Sprintf("there is no [module.%s]", m), nearest(m, sorted(l.Modules)))
+			default:
+				if text := l.engineProblem(b, l.Modules[m]); text != "" {
+					l.reference(b, key, text, "")
+				}
 			}
 			seen[m] = true
 		}

@@ -272,7 +272,7 @@ retention = 7
 			Position: at(7), ID: "c", Name: "Cloud", Repository: "s3:s3.amazonaws.com/bucket", PasswordCredential: "cloud", EnvironmentFile: secret,
 		}},
 		"m": {*c.Modules["m"], Module{
-			Position: at(12), ID: "m", Type: "wiki", UUID: "3792c7db-9450-4bd3-84a3-034cd0087839", UIName: "Wiki", User: "wiki1", Group: "www",
+			Position: at(12), ID: "m", Engine: EngineRestic, Type: "wiki", UUID: "3792c7db-9450-4bd3-84a3-034cd0087839", UIName: "Wiki", User: "wiki1", Group: "www",
 			Directory: "/var/lib/wiki1", Include: []string{"data"}, Exclude: []string{"*.tmp"}, DumpState: []string{"/dump", "a b"},
 			CleanupState: []string{"/cleanup"}, Dumps: []Dump{{Command: []string{"mysqldump", "wiki"}, Filename: "db.sql"}},
 			RequireMount: []string{"/var/lib/wiki1"}, MinFiles: 3, OnPartial: "warn", ReadAll: true, Resources: map[string]any{"CPUWeight": int64(20)},

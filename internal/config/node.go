@@ -16,8 +16,12 @@ func (l *loader) nodeCopies() {
 	}
 	for _, id := range l.BackupIDs() {
 		b := l.Backups[id]
-		if d := l.Destinations[b.Destination]; d != nil && d.Repository != "" && !d.TakesNodeCopies() {
-			l.reference(b, "destination", b.Destination+" is reached by restic alone, so no copy of the configuration ([node] passphrase) is left there; "+
+		if d := l.Destinations[b.Destination]; d != nil && (d.Repository != "" || d.Bucket != nil) && !d.TakesNodeCopies() {
+			reached := " is reached by restic alone"
+			if d.Repository == "" {
+				reached = " is a bucket for files alone"
+			}
+			l.reference(b, "destination", b.Destination+reached+", so no copy of the configuration ([node] passphrase) is left there; "+
 				"that takes a folder or the gateway", "")
 			l.problems[len(l.problems)-1].Warning = true
 		}

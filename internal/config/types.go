@@ -81,10 +81,11 @@ type Destination struct {
 	Position
 	ID                 string
 	Name               string
-	Repository         string // prefix of restic repositories, in restic's own notation
-	PasswordFile       string // of mode 0600 or stricter
-	PasswordCredential string // or: name of a systemd credential
-	EnvironmentFile    string // NAME=value lines for restic's environment; "" for none
+	Repository         string  // prefix of restic repositories, in restic's own notation
+	PasswordFile       string  // of mode 0600 or stricter
+	PasswordCredential string  // or: name of a systemd credential
+	EnvironmentFile    string  // NAME=value lines for restic's environment; "" for none
+	Bucket             *Bucket // where modules of engine files are saved; nil: none are
 
 	Gateway          bool          // modules reach it through the gateway; default: where the repository is of rclone's
 	UUID             string        // that backup-destination knows it by; "" for none
@@ -94,10 +95,27 @@ type Destination struct {
 	KeepDeleted      time.Duration // how long what was deleted is kept; 0: not at all
 }
 
+// Bucket is what a [destination.ID] table says of an S3 bucket.
+type Bucket struct {
+	Name         string `json:"name"`
+	Endpoint     string `json:"endpoint,omitempty"` // URL; "": Amazon's
+	Region       string `json:"region,omitempty"`
+	StorageClass string `json:"storage_class,omitempty"`
+	Retain       string `json:"retain,omitempty"` // by Object Lock, as in "30d"; "": not
+}
+
+// The engines: what saves a module.
+const (
+	EngineRestic = "restic"
+	EngineFiles  = "files" // sdbackup/filebackup
+)
+
 // Module is a [module.ID] table: one application instance with data to save.
 type Module struct {
 	Position
 	ID           string
+	Engine       string   // default EngineRestic
+	Pipeline     []string // of engine files: what is done to its files; default compress, encrypt
 	Type         string
 	UUID         string
 	UIName       string

@@ -11,11 +11,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"sdbackup/filebackup"
 	"sdbackup/internal/config"
 	"sdbackup/internal/journal"
 	"sdbackup/internal/lock"
@@ -35,6 +37,7 @@ type attempt struct {
 	log         *slog.Logger
 	progress    func(Progress)
 	repository  restic.Repository
+	files       *filebackup.Config // of engine files; else nil
 	result      *status.Result
 	initialised bool // the repository was made by this attempt
 	unlocked    bool // a stale lock was looked for, once an attempt
@@ -76,7 +79,10 @@ func (a *attempt) run(ctx context.Context) error {
 		return err
 	}
 	defer closeSecrets()
-	if a.Plan.Check != nil {
+	switch {
+	case a.Plan.Check != nil && a.files != nil:
+		return a.checkVersions(ctx)
+	case a.Plan.Check != nil:
 		return a.check(ctx)
 	}
 	if a.Saved == nil {
@@ -122,6 +128,9 @@ func (a *attempt) save(ctx context.Context) (err error) {
 		if err := a.hook(ctx, "dump-state", a.DumpState); err != nil {
 			return err
 		}
+	}
+	if a.files != nil {
+		return a.saveVersion(ctx)
 	}
 	for _, d := range a.Dumps {
 		if err := a.saveDump(ctx, d); err != nil {
@@ -267,6 +276,9 @@ func (a *attempt) unlockStopped(ctx context.Context) {
 
 // open gives restic the secrets by inherited descriptors, and the lock: while a restic runs, its module stays locked.
 func (a *attempt) open(held *lock.Lock) (func(), error) {
+	if a.Plan.Files != nil {
+		return func() {}, a.openBucket()
+	}
 	a.repository = restic.Repository{Location: a.Plan.Repository, CacheDir: a.CacheDir, Log: a.log}
 	if a.CACert != "" {
 		a.repository.CACert = credentialPath(a.CACert)
@@ -340,7 +352,7 @@ func (a *attempt) fail(err error) {
 	case errors.As(err, &locked):
 		r.Retry = true
 		r.Hint = `if nobody works on the repository, remove the lock with "restic unlock"`
-	case errors.Is(err, restic.ErrTransient), errors.Is(err, errNoProgress):
+	case errors.Is(err, restic.ErrTransient), errors.Is(err, filebackup.ErrTransient), errors.Is(err, errNoProgress):
 		r.Retry = true
 	case a.Gateway && strings.Contains(r.Error, "unsupported protocol scheme"):
 		r.Hint = "restic reaches a unix socket from version 0.17 on: install a newer one, or give [gateway] a url of http"
@@ -402,6 +414,9 @@ func NewPlan(cfg *config.Config, paths config.Paths, b *config.Backup, m *config
 		p.Gateway, p.AddOnly, p.CACert = true, true, cfg.Gateway.CAFile
 	} else if d.EnvironmentFile != "" {
 		p.EnvironmentFile = EnvironmentCredential
+	}
+	if m.Engine == config.EngineFiles && d.Bucket != nil {
+		p.Files = &Files{*d.Bucket, path.Join(m.Type, m.UUID), m.Pipeline}
 	}
 	if b.IsCheck() {
 		p.MayInit, p.Check = false, nextCheck(b.Check, rec)

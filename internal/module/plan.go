@@ -34,6 +34,7 @@ type Plan struct {
 	MinFiles     int           `json:"min_files,omitempty"`
 	OnPartial    string        `json:"on_partial,omitempty"`
 
+	Files             *Files           `json:"files,omitempty"` // nil: of engine restic
 	Check             *Check           `json:"check,omitempty"` // nil: the attempt saves
 	Retention         config.Retention `json:"retention"`
 	Gateway           bool             `json:"gateway,omitempty"`  // the repository is reached through it

@@ -34,10 +34,14 @@ func (a *attempt) retain(ctx context.Context) error {
 	}
 	r := &status.Retention{Outcome: status.Success}
 	a.result.Retention = r
-	err := a.forget(ctx, r, due || unknown)
+	forget, prune := a.forget, func() error { return a.withRepository(ctx, a.repository.Prune) }
+	if a.files != nil {
+		forget, prune = a.expire, func() error { return a.collectGarbage(ctx) }
+	}
+	err := forget(ctx, r, due || unknown)
 	if err == nil && due && !r.Pruned {
 		a.progress(Progress{Phase: "retention", Percent: 100})
-		if err = a.withRepository(ctx, a.repository.Prune); err == nil {
+		if err = prune(); err == nil {
 			r.Called, r.Pruned = true, true
 		}
 	}

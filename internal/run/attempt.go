@@ -245,7 +245,7 @@ func (s Units) service(job Job, secrets module.Secrets) (units.Service, module.P
 	if m.Directory != "" { // dumps go there
 		service.ReadWritePaths = append(service.ReadWritePaths, m.Directory)
 	}
-	if _, local := job.Destination.Local(); local && !job.Destination.Gateway {
+	if _, local := job.Destination.Local(); local && !job.Destination.Gateway && plan.Files == nil {
 		repository := config.Destination{Repository: plan.Repository}
 		folder, _ := repository.Local()
 		service.ReadWritePaths = append(service.ReadWritePaths, folder)
@@ -300,7 +300,7 @@ func prepare(job Job, paths config.Paths) error {
 	if err := lock.Prepare(job.Plan.LockFile, uid, gid); err != nil {
 		return fmt.Errorf("prepare the lock of module %s: %w", job.Plan.Module, err)
 	}
-	if prefix, local := job.Destination.Local(); local && job.Plan.MayInit && !job.Destination.Gateway {
+	if prefix, local := job.Destination.Local(); local && job.Plan.MayInit && !job.Destination.Gateway && job.Plan.Files == nil {
 		return makeRepository(prefix, job.Module, uid, gid)
 	}
 	return nil
@@ -368,6 +368,9 @@ func FindModuleBackup() (string, error) {
 // Shell runs restic on the job's repository for a person, and returns restic's exit code: as the user that backups work as, so that
 // nothing in the repository becomes somebody else's; behind the gateway as the caller, with the node's right to remove.
 func Shell(ctx context.Context, paths config.Paths, job Job, shell module.Shell) (int, error) {
+	if job.Plan.Files != nil {
+		return 0, fmt.Errorf("module %s is of engine files, which restic does not know: use file-backup --module %s", job.Plan.Module, job.Plan.Module)
+	}
 	if job.Destination.Gateway {
 		job = job.asNode()
 	}

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -116,7 +117,7 @@ func (q *queue) admit(id string) {
 	if rec, err := q.Store.Module(q.backup.ID, id); err == nil {
 		t.record = *rec
 	}
-	problems := q.Config.ErrorsOf(config.KindModule, id)
+	problems := q.Config.ModuleErrors(cmp.Or(q.backup.Of, q.backup.ID), id)
 	if t.module == nil || len(problems) > 0 {
 		message := fmt.Sprintf("module %s is not in the configuration", id)
 		if len(problems) > 0 {
