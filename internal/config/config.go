@@ -172,7 +172,7 @@ func (c *Config) Uncovered() []string {
 func (d *Destination) RepositoryOf(m *Module) string {
 	suffix := path.Join(m.Type, m.UUID)
 	if m.Engine == EngineFiles && d.Bucket != nil {
-		return "files:" + path.Join(d.Bucket.Name, suffix) + d.Bucket.at()
+		return d.Bucket.String(suffix)
 	}
 	scheme, rest, _ := strings.Cut(d.Repository, ":")
 	switch {

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -50,12 +51,13 @@ func (t *table) bucket() *Bucket {
 
 var retainSpan = regexp.MustCompile(`^([0-9]{1,5}[ymwdh])+$`)
 
-// at says where the bucket is, unless it is Amazon's.
-func (b *Bucket) at() string {
-	if b.Endpoint == "" {
-		return ""
+// String names what is below a folder of the bucket, for people and records.
+func (b *Bucket) String(folder string) string {
+	name := "files:" + path.Join(b.Name, folder)
+	if b.Endpoint != "" { // else Amazon's
+		name += "@" + b.Endpoint
 	}
-	return "@" + b.Endpoint
+	return name
 }
 
 // engine reads what saves a module, and refuses what that cannot do.

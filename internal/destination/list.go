@@ -37,9 +37,17 @@ func (s *Store) entry(cfg *config.Config, d *config.Destination) Entry {
 		backups = []string{}
 	}
 	return Entry{
-		ID: d.ID, Name: d.Name, Provider: provider, Repository: publicRepository(d.Repository), UUID: d.UUID,
+		ID: d.ID, Name: d.Name, Provider: provider, Repository: publicPlace(d), UUID: d.UUID,
 		Place: d.Position.String(), Own: own, Backups: backups,
 	}
+}
+
+// publicPlace is where a destination is, without a secret.
+func publicPlace(d *config.Destination) string {
+	if d.Repository == "" && d.Bucket != nil {
+		return d.Bucket.String("")
+	}
+	return publicRepository(d.Repository)
 }
 
 // publicRepository is a repository without the password that somebody put into it, which is a mistake that the configuration reports.

@@ -108,6 +108,9 @@ func (s *Store) examine(ctx context.Context, d *config.Destination, hide *masker
 		return Verdict{Outcome: NotAccessible, Detail: err.Error()}
 	}
 	if p == nil {
+		if d.Repository == "" && d.Bucket != nil {
+			return Verdict{Outcome: NotTested, Detail: "only modules of engine files reach " + publicPlace(d)}
+		}
 		return Verdict{Outcome: NotTested, Detail: "only restic can reach " + publicRepository(d.Repository)}
 	}
 	name := "sdbackup-probe-" + strings.ToLower(rand.Text())

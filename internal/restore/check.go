@@ -46,6 +46,7 @@ type Plan struct {
 	Bytes    uint64 // hard links count once for each name
 
 	repository *opened
+	bucket     *inBucket // of engine files, in place of repository
 	version    restic.Version
 	parts      []part
 	target     target
@@ -110,6 +111,9 @@ func (p *Plan) problem(err error) {
 
 // checkRepository opens the repository and finds the point.
 func (r *Restorer) checkRepository(ctx context.Context, p *Plan) error {
+	if p.InBucket() {
+		return r.checkBucket(ctx, p)
+	}
 	var err error
 	if p.repository, err = r.open(ctx, p.Repository); err != nil {
 		return err
@@ -174,9 +178,12 @@ func (r *Restorer) checkTarget(ctx context.Context, p *Plan) error {
 // scan reads what is to be restored; false if that cannot be done, with an error when ctx is done.
 func (p *Plan) scan(ctx context.Context) (bool, error) {
 	var err error
-	if p.pick != nil {
+	switch {
+	case p.bucket != nil:
+		p.parts, err = p.scanVersion()
+	case p.pick != nil:
 		p.parts, err = p.pick(ctx, p.repository, p.Point)
-	} else {
+	default:
 		p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless, p.owner())
 	}
 	if ctx.Err() != nil {
@@ -229,7 +236,7 @@ func (p *Plan) short() string {
 
 // need is how many bytes the restore takes: where it seems too many, hard links are counted as one.
 func (p *Plan) need(ctx context.Context) uint64 {
-	if p.Bytes <= p.target.free || len(p.Only) > 0 {
+	if p.Bytes <= p.target.free || len(p.Only) > 0 || p.repository == nil {
 		return p.Bytes
 	}
 	total := uint64(0)

@@ -170,6 +170,9 @@ func (r *Restorer) examine(ctx context.Context, c candidate, o ListOptions) (Fou
 
 // points reads the points of a repository.
 func (r *Restorer) points(ctx context.Context, at Repository, o ListOptions) ([]Point, error) {
+	if at.InBucket() {
+		return r.versions(ctx, at, o)
+	}
 	repository, err := r.open(ctx, at)
 	if err != nil {
 		return nil, err
@@ -234,6 +237,12 @@ func (r *Restorer) candidates(ctx context.Context, d *config.Destination) ([]can
 		found, err := r.local(d, folder)
 		if err != nil {
 			return nil, "", listing(d, err)
+		}
+		found = slices.DeleteFunc(found, func(c candidate) bool { return c.InBucket() }) // of restic, before it had that engine
+		for _, c := range r.configured(d) {
+			if c.InBucket() {
+				found = append(found, c)
+			}
 		}
 		return found, "", nil
 	}

@@ -23,8 +23,16 @@ type Snapshot struct {
 	UID     uint32    `json:"uid"` // of the user who saved it
 }
 
-// Short is the ID as restic shows it.
-func (s Snapshot) Short() string { return s.ID[:min(8, len(s.ID))] }
+// Short is the ID as restic shows it; that of a version in a bucket is not shortened, for they may begin alike.
+func (s Snapshot) Short() string {
+	if len(s.ID) != resticID {
+		return s.ID
+	}
+	return s.ID[:8]
+}
+
+// resticID is the length of restic's IDs.
+const resticID = 64
 
 // Point is what one run has saved of a module: its files, its dumps, or both.
 type Point struct {
@@ -167,7 +175,9 @@ func choose(all []Point, c Choice) (Point, error) {
 func byID(all []Point, prefix, look string) (Point, error) {
 	var found []Point
 	for _, p := range all {
-		if slices.ContainsFunc(p.Snapshots, func(s Snapshot) bool { return strings.HasPrefix(s.ID, strings.ToLower(prefix)) }) {
+		if slices.ContainsFunc(p.Snapshots, func(s Snapshot) bool {
+			return strings.HasPrefix(s.ID, prefix) || strings.HasPrefix(s.ID, strings.ToLower(prefix))
+		}) {
 			found = append(found, p)
 		}
 	}

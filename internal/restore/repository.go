@@ -178,6 +178,9 @@ type opened struct {
 
 // open finds what reaching the repository takes. Close ends it, and a token with it.
 func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
+	if at.InBucket() {
+		return nil, notInBucket(at)
+	}
 	d, m := at.Destination, at.module()
 	secrets, forget, err := run.ReadSecrets(ctx, r.Config, r.Paths, d, m)
 	if err != nil {

@@ -70,7 +70,9 @@ func (p *Plan) result() Result {
 		r.Places = append(r.Places, at.Live)
 	}
 	for _, one := range p.parts {
-		r.Snapshots = append(r.Snapshots, one.ID)
+		if !slices.Contains(r.Snapshots, one.ID) {
+			r.Snapshots = append(r.Snapshots, one.ID)
+		}
 		if !r.InPlace && one.Dump != "" {
 			r.Dumps = dumpsIn(p.Target, p.parts)
 		}
@@ -82,7 +84,7 @@ func (p *Plan) result() Result {
 func (r *Restorer) DryRun(ctx context.Context, p *Plan) (Result, error) {
 	result := p.result()
 	result.DryRun = true
-	if p.into == nil || p.As != "" && !p.Request.InPlace {
+	if p.into == nil || p.bucket != nil || p.As != "" && !p.Request.InPlace {
 		return result, nil
 	}
 	if p.Request.InPlace && len(p.into.Units) > 0 {
@@ -117,7 +119,10 @@ func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)
 	unlock := r.lockModule(p)
 	defer unlock()
 	err := p.target.make()
-	if err == nil {
+	switch {
+	case err == nil && p.bucket != nil:
+		err = p.restoreVersion(ctx, &result, progress)
+	case err == nil:
 		err = p.restore(ctx, &result, progress)
 	}
 	if err == nil {
@@ -149,7 +154,7 @@ func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)
 
 // lockModule keeps backups of the module from removing what is being read, where restic cannot do that by a lock of its own.
 func (r *Restorer) lockModule(p *Plan) (unlock func()) {
-	if !p.repository.noLock || p.Module == nil || p.held {
+	if p.bucket == nil && !p.repository.noLock || p.Module == nil || p.held {
 		return func() {}
 	}
 	held, err := exchange.Take(r.Paths, p.Module.ID, p.Module.User, p.Module.Group, "restore")

@@ -1,0 +1,178 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sdbackup/internal/config"
+	"sdbackup/internal/module"
+	"sdbackup/internal/restic"
+	"sdbackup/internal/s3test"
+	"sdbackup/internal/status"
+)
+
+const photosUUID = "6792c7db-9450-4bd3-84a3-034cd0087839"
+
+// newBucketWorld is a world with a module photos of engine files.
+func newBucketWorld(t *testing.T) *world {
+	t.Helper()
+	address, secret := s3test.Start(t)
+	w := newWorld(t, "")
+	w.write("keys", "AWS_ACCESS_KEY_ID=owner\nAWS_SECRET_ACCESS_KEY="+secret+"\n")
+	w.check(os.Chmod(filepath.Join(w.dir, "keys"), 0o600))
+	w.check(os.WriteFile(filepath.Join(w.dir, "etc/photos.toml"), []byte(fmt.Sprintf(`
+[destination.bucket]
+bucket = "files"
+endpoint = "http://%[1]s"
+password-file = "%[2]s/password"
+environment-file = "%[2]s/keys"
+[module.photos]
+engine = "files"
+type = "photos"
+uuid = "%[3]s"
+directory = "%[2]s/photos"
+include = ["data"]
+dump = [{filename = "db.sql", command = ["echo", "a dump"]}]
+[backup.photos]
+schedule = "daily"
+destination = "bucket"
+modules = ["photos"]
+retention = 7
+`, address, w.dir, photosUUID)), 0o600))
+	w.Restorer.Config = config.Load(w.Paths.Config, nil)
+	for _, p := range w.Restorer.Config.Errors() {
+		t.Fatal(p)
+	}
+	w.write("photos/data/a", "one")
+	w.write("photos/data/folder/b", "two")
+	w.check(os.Symlink("folder/b", filepath.Join(w.dir, "photos/data/link")))
+	return w
+}
+
+// save backs the module up and returns the version.
+func (w *world) saveVersion() string {
+	w.t.Helper()
+	c := w.Restorer.Config
+	p := module.NewPlan(c, w.Paths, c.Backups["photos"], c.Modules["photos"], "run1", nil)
+	p.PasswordFile, p.EnvironmentFile, p.CacheDir = filepath.Join(w.dir, "password"), filepath.Join(w.dir, "keys"), filepath.Join(w.dir, "cache")
+	p.LockFile = filepath.Join(w.dir, "photos.lock")
+	r := module.Run(w.t.Context(), p, nil, w.Log)
+	if r.Outcome != status.Success {
+		w.t.Fatal(r.Error)
+	}
+	return r.Snapshot
+}
+
+func TestRestoreVersions(t *testing.T) {
+	t.Parallel()
+	w := newBucketWorld(t)
+	at, err := w.Find(t.Context(), "photos", "", "")
+	w.check(err)
+	if _, err := w.Check(t.Context(), Request{Repository: at}); err != nil {
+		t.Fatal(err) // it is a problem of the plan
+	}
+	if _, err := w.Probe(t.Context(), at); !errors.Is(err, restic.ErrNoRepository) {
+		t.Errorf("nothing was saved: %v", err)
+	}
+	first := w.saveVersion()
+	w.write("photos/data/a", "one again")
+	latest := w.saveVersion()
+	if _, err := w.Probe(t.Context(), at); err != nil {
+		t.Error(err)
+	}
+
+	list, err := w.List(t.Context(), ListOptions{Sizes: true, Destination: "bucket"})
+	w.check(err)
+	if len(list.Repositories) != 1 || len(list.Repositories[0].Points) != 2 {
+		t.Fatalf("%+v", list)
+	}
+	if p := list.Repositories[0].Points[0]; p.Snapshots[0].ID != latest || p.Backup != "photos" || *p.FileCount() != 3 || *p.Bytes() != 19 || p.Snapshots[0].Short() != latest {
+		t.Errorf("%+v", p)
+	}
+
+	restore := func(req Request) (Result, error) {
+		t.Helper()
+		req.Repository, req.Verify = at, true
+		plan, err := w.Check(t.Context(), req)
+		if err != nil {
+			return Result{}, err
+		}
+		defer plan.Close()
+		for _, p := range plan.Blocked() {
+			return Result{}, errors.New(p.Text)
+		}
+		return w.Restore(t.Context(), plan, func(Progress) {})
+	}
+	holds := func(path, want string) {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if string(data) != want {
+			t.Errorf("%s: %q, %v; want %q", path, data, err, want)
+		}
+	}
+	all := filepath.Join(w.dir, "out/all")
+	r, err := restore(Request{Target: all})
+	if err != nil || !r.Verified || !r.Complete || r.Files != 3 || len(r.Snapshots) != 1 || r.Dumps != all+"/dumps" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	holds(all+w.dir+"/photos/data/a", "one again")
+	holds(all+w.dir+"/photos/data/link", "two")
+	holds(all+"/dumps/db.sql", "a dump\n")
+	if info, err := os.Stat(all); err != nil || info.Mode().Perm() != 0o700 {
+		t.Error(info, err)
+	}
+	if entries, _ := os.ReadDir(all); len(entries) != 2 {
+		t.Errorf("%v", entries)
+	}
+
+	part := filepath.Join(w.dir, "out/part")
+	r, err = restore(Request{Target: part, Choice: Choice{Snapshot: first}, Only: []string{"data/a"}})
+	if err != nil || r.Files != 1 || r.Dumps != "" || !r.Verified {
+		t.Errorf("%+v, %v", r, err)
+	}
+	holds(part+w.dir+"/photos/data/a", "one")
+	dump := filepath.Join(w.dir, "out/dump")
+	r, err = restore(Request{Target: dump, Only: []string{"dumps/db.sql"}})
+	if err != nil || r.Files != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	holds(dump+"/dumps/db.sql", "a dump\n")
+
+	plan, err := w.Check(t.Context(), Request{Repository: at, Target: filepath.Join(w.dir, "out/dry")})
+	w.check(err)
+	if r, err := w.DryRun(t.Context(), plan); err != nil || r.Files != 3 || r.Bytes != 19 {
+		t.Errorf("%+v, %v", r, err)
+	}
+
+	for _, tc := range []struct {
+		req  Request
+		want string
+	}{
+		{Request{Only: []string{"nothing"}}, "the snapshot has no nothing"},
+		{Request{Choice: Choice{Snapshot: "zzz"}}, "there is no snapshot zzz"},
+		{Request{Target: all}, "is not empty"},
+		{Request{InPlace: true}, "photos is of engine files: it can only be listed, and restored into a folder"},
+		{Request{As: "other"}, "photos is of engine files: it can only be listed, and restored into a folder"},
+	} {
+		if _, err := restore(tc.req); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%+v: %v; want %s", tc.req, err, tc.want)
+		}
+	}
+	if err := w.Browse(t.Context(), at, Choice{}, "", false, nil); err == nil || !strings.Contains(Remedy(err), "file-backup --module photos") {
+		t.Error(err)
+	}
+	// Damage is found, and named.
+	damaged := filepath.Join(w.dir, "out/damaged")
+	plan, err = w.Check(t.Context(), Request{Repository: at, Target: damaged, Verify: true})
+	w.check(err)
+	for _, e := range plan.bucket.entries {
+		e.Hash[0]++
+	}
+	if r, err := w.Restore(t.Context(), plan, func(Progress) {}); err == nil || r.Complete || r.Verified {
+		t.Errorf("other contents than are on record: %+v", r)
+	}
+}
