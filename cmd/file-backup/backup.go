@@ -20,7 +20,10 @@ type backup struct {
 
 // Run backs up the folder.
 func (c *backup) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.open(env)
+	if root.Module != "" {
+		return &cli.ExitError{Code: cli.ExitUsage, Err: cli.Hint(errors.New("a module is saved as its own user and under its lock"), "run-backup BACKUP, or module-backup save "+root.Module)}
+	}
+	r, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -145,7 +148,7 @@ type verify struct {
 
 // Run looks whether everything is there.
 func (c *verify) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.open(env)
+	r, err := root.open(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -190,7 +193,7 @@ func (c *expire) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if min(keep.Last, keep.Hourly, keep.Daily, keep.Weekly, keep.Monthly, keep.Yearly) < 0 || keep == (filebackup.Keep{}) {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("say what to keep, as in --keep-daily 7 --keep-monthly 12")}
 	}
-	r, err := root.open(env)
+	r, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -219,7 +222,7 @@ type collect struct {
 
 // Run removes garbage.
 func (c *collect) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.open(env)
+	r, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -259,7 +262,7 @@ type cleanLog struct {
 
 // Run removes what the garbage log names.
 func (c *cleanLog) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.open(env)
+	r, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -281,7 +284,7 @@ type undelete struct {
 
 // Run brings back what was deleted.
 func (c *undelete) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.open(env)
+	r, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}

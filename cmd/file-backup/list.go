@@ -14,7 +14,7 @@ import (
 
 // find returns the version that is meant.
 func find(ctx context.Context, root *command, env *cli.Env, name string) (*filebackup.Repository, filebackup.Version, error) {
-	r, err := root.open(env)
+	r, err := root.open(ctx, env)
 	if err != nil {
 		return nil, filebackup.Version{}, err
 	}
@@ -36,7 +36,7 @@ type listVersions struct {
 
 // Run lists versions.
 func (c *listVersions) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.open(env)
+	r, err := root.open(ctx, env)
 	if err != nil {
 		return err
 	}

@@ -14,21 +14,31 @@
 //	file-backup [--config FILE] undelete [--dry-run]
 //	file-backup [--config FILE] expire --keep-... [--dry-run] [--json]
 //
+// With --module ID [--destination ID] [--user] every command but backup works on the versions of a module of engine files.
+//
 // It exits with 0 when all was done; 1 when something failed, files could not be read or something is damaged; 2 when the command
-// line or the configuration is wrong; 3 when another file-backup is running with the same lock file.
+// line or the configuration is wrong; 3 when another file-backup is running with the same lock
+// file, or the module is being backed up.
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 
 	"sdbackup/filebackup"
 	"sdbackup/internal/cli"
+	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
+	"sdbackup/internal/restore"
 )
 
 type command struct {
-	Config   string `default:"configuration.json" placeholder:"FILE" predictor:"file" help:"Configuration, as that of rrbackup; default: configuration.json in the working directory."`
-	Parallel int    `placeholder:"N" help:"Files that are worked on at a time. Default: as configured, or 8."`
+	Config      string `placeholder:"FILE" predictor:"file" help:"Configuration, as that of rrbackup; default: configuration.json in the working directory. With --module, that of modules in place of all layers."`
+	Module      string `predictor:"module" placeholder:"ID" help:"Module of engine files, or TYPE/UUID, whose versions are meant."`
+	Destination string `predictor:"destination" placeholder:"ID" help:"With --module: destination; needed where there is more than one."`
+	User        bool   `help:"With --module: work for the calling user, not for the system."`
+	Parallel    int    `placeholder:"N" help:"Files that are worked on at a time. Default: as configured, or 8."`
 
 	Backup   backup       `cmd:"" default:"withargs" help:"Back up the folder; the word backup can be left out."`
 	Versions listVersions `cmd:"" name:"list-versions" aliases:"list_versions" help:"List all versions, the newest last."`
@@ -48,8 +58,35 @@ func main() {
 		new(command), os.Args[1:], cli.OS()))
 }
 
-// open reads the configuration.
-func (c *command) open(env *cli.Env) (*filebackup.Repository, error) {
+// open opens the bucket to read in it.
+func (c *command) open(ctx context.Context, env *cli.Env) (*filebackup.Repository, error) {
+	return c.repository(ctx, env, false)
+}
+
+// openToChange opens the bucket to change something. The lock of a module is held until the program ends.
+func (c *command) openToChange(ctx context.Context, env *cli.Env) (*filebackup.Repository, error) {
+	return c.repository(ctx, env, true)
+}
+
+// held gives up the lock of a module: it is kept here because a lock that nothing refers to is given up.
+var held func()
+
+// repository reads the configuration.
+func (c *command) repository(ctx context.Context, env *cli.Env, change bool) (*filebackup.Repository, error) {
+	if c.Module != "" {
+		location := cli.Location{Config: c.Config, User: c.User}
+		if location.Config == "" {
+			location.Config = env.Getenv("SDBACKUP_CONFIG")
+		}
+		paths := location.Paths(env)
+		worker := &restore.Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: env.Getenv, Now: env.Now, Log: env.Log}
+		r, unlock, err := worker.Versions(ctx, c.Module, c.Destination, change, c.Parallel)
+		held = unlock
+		return r, explain(err)
+	}
+	if c.Config == "" {
+		c.Config = "configuration.json"
+	}
 	config, err := filebackup.LoadConfig(c.Config)
 	if err != nil {
 		return nil, explain(err)
@@ -66,7 +103,9 @@ func (c *command) open(env *cli.Env) (*filebackup.Repository, error) {
 func explain(err error) error {
 	var config *filebackup.ConfigError
 	var tamper *filebackup.TamperError
-	var held *filebackup.LockedError
+	var locked *filebackup.LockedError
+	var busy *lock.HeldError
+	var mistake *restore.UsageError
 	switch {
 	case err == nil:
 		return nil
@@ -78,12 +117,19 @@ func explain(err error) error {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.Join(all...)}
 	case errors.Is(err, os.ErrNotExist) && !errors.Is(err, filebackup.ErrNotFound):
 		return &cli.ExitError{Code: cli.ExitUsage, Err: err}
-	case errors.As(err, &held):
+	case errors.As(err, &mistake):
+		if hint := restore.Remedy(err); hint != "" {
+			err = cli.Hint(err, hint)
+		}
+		return &cli.ExitError{Code: cli.ExitUsage, Err: err}
+	case errors.As(err, &locked), errors.As(err, &busy):
 		return &cli.ExitError{Code: cli.ExitLocked, Err: err}
 	case errors.As(err, &tamper):
 		return cli.Hint(err, "look at the bucket with \"file-backup verify\"; \"file-backup backup --accept-bucket\" takes it as it is")
 	case errors.Is(err, filebackup.ErrNoVersion):
 		return cli.Hint(err, "\"file-backup list-versions\" shows them")
+	case restore.Remedy(err) != "":
+		return cli.Hint(err, restore.Remedy(err))
 	}
 	return err
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,11 +10,39 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"sdbackup/internal/cli/clitest"
+	"sdbackup/internal/config"
+	"sdbackup/internal/lock"
+	"sdbackup/internal/module"
 	"sdbackup/internal/s3test"
+	"sdbackup/internal/status"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"file-backup": main})
+}
+
+// plan is what saves the module photos of modules.toml.
+func plan(ts *testscript.TestScript) module.Plan {
+	paths := config.UserPaths(ts.Getenv)
+	cfg := config.Load([]string{ts.MkAbs("modules.toml")}, nil)
+	p := module.NewPlan(cfg, paths, cfg.Backups["1"], cfg.Modules["photos"], "run", nil)
+	p.PasswordFile, p.EnvironmentFile = ts.MkAbs("password"), ts.MkAbs("keys")
+	ts.Check(os.MkdirAll(paths.Lock, 0o755))
+	return p
+}
+
+// save backs the module up.
+func save(ts *testscript.TestScript, _ bool, _ []string) {
+	if r := module.Run(context.Background(), plan(ts), nil, slog.New(slog.DiscardHandler)); r.Outcome != status.Success {
+		ts.Fatalf("%s", r.Error)
+	}
+}
+
+// busy locks the module until the script ends.
+func busy(ts *testscript.TestScript, _ bool, _ []string) {
+	l, err := lock.TryExclusive(plan(ts).LockFile, "test")
+	ts.Check(err)
+	ts.Defer(func() { l.Release() })
 }
 
 // TestScripts runs testdata/script against a real S3 server.
@@ -25,8 +55,44 @@ func TestScripts(t *testing.T) {
 			text := `{"base_path": "` + env.WorkDir + `/data", "local_manifest_file": "` + env.WorkDir + `/state/manifest", "local_lock_file": "` + env.WorkDir + `/state/lock",
 "s3": {"endpoint": "http://` + address + `", "access_key": "owner", "secret_key": "` + secret + `", "bucket": "files"},
 "crypto": {"crypt_password": "correct horse"}, "meta_pipeline": ["compress", "encrypt"], "file_pipeline": [["*", ["compress", "encrypt"]]]}`
+			for name, text := range map[string]string{
+				"password": "correct horse", "keys": "AWS_ACCESS_KEY_ID=owner\nAWS_SECRET_ACCESS_KEY=" + secret + "\n",
+				"modules.toml": `
+[destination.bucket]
+bucket = "modules"
+endpoint = "http://` + address + `"
+password-file = "password"
+environment-file = "keys"
+[destination.disk]
+repository = "` + env.WorkDir + `/repository"
+password-file = "password"
+[module.photos]
+engine = "files"
+type = "photos"
+uuid = "6792c7db-9450-4bd3-84a3-034cd0087839"
+include = ["` + env.WorkDir + `/data"]
+[module.wiki]
+type = "wiki"
+uuid = "7792c7db-9450-4bd3-84a3-034cd0087839"
+include = ["` + env.WorkDir + `/data"]
+[backup.1]
+schedule = "daily"
+destination = "bucket"
+modules = ["photos"]
+[backup.2]
+schedule = "daily"
+destination = "disk"
+modules = ["wiki"]
+`,
+			} {
+				if err := os.WriteFile(filepath.Join(env.WorkDir, name), []byte(text), 0o600); err != nil {
+					return err
+				}
+			}
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("XDG_RUNTIME_DIR", env.WorkDir)
 			return os.WriteFile(filepath.Join(env.WorkDir, "configuration.json"), []byte(text), 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits, "save": save, "busy": busy},
 	})
 }

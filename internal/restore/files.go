@@ -15,6 +15,7 @@ import (
 
 	"sdbackup/filebackup"
 	"sdbackup/internal/config"
+	"sdbackup/internal/exchange"
 	"sdbackup/internal/module"
 	"sdbackup/internal/restic"
 	"sdbackup/internal/run"
@@ -35,8 +36,8 @@ func notInBucket(at Repository) error {
 	return usage(fmt.Sprintf(`"file-backup --module %s" lists its files, prints and fetches them`, at.Label()), "%s is of engine files: it can only be listed, and restored into a folder", at.Label())
 }
 
-// Bucket opens the versions of a repository of engine files. Local files of it are in dir.
-func (r *Restorer) Bucket(ctx context.Context, at Repository, dir string, change func(*filebackup.Config)) (*filebackup.Repository, error) {
+// bucket opens the versions of a repository of engine files. Local files of it are in dir.
+func (r *Restorer) bucket(ctx context.Context, at Repository, dir string, change func(*filebackup.Config)) (*filebackup.Repository, error) {
 	d, m := at.Destination, at.module()
 	if d.Bucket == nil {
 		return nil, usage("", "%s is of engine files, and destination %s has no bucket", at.Label(), d.ID)
@@ -72,8 +73,43 @@ func (r *Restorer) Bucket(ctx context.Context, at Repository, dir string, change
 }
 
 // openBucket opens the versions to read them.
-func (r *Restorer) openBucket(ctx context.Context, at Repository) (*filebackup.Repository, error) {
-	return r.Bucket(ctx, at, filepath.Join(r.Paths.Cache, at.Destination.ID, "restore"), func(c *filebackup.Config) { c.ReadOnly = true })
+func (r *Restorer) openBucket(ctx context.Context, at Repository, parallel int) (*filebackup.Repository, error) {
+	return r.bucket(ctx, at, filepath.Join(r.Paths.Cache, at.Destination.ID, "restore"), func(c *filebackup.Config) { c.ReadOnly, c.Parallel = true, parallel })
+}
+
+// Versions opens the versions of a module of engine files for what restore-backup cannot do with them. To change something, the module stays
+// locked until unlock is called. Parallel is how many files are worked on at a time; 0 is the default.
+func (r *Restorer) Versions(ctx context.Context, name, destination string, change bool, parallel int) (_ *filebackup.Repository, unlock func(), err error) {
+	at, err := r.Find(ctx, name, destination, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	if !at.InBucket() {
+		return nil, nil, usage("restore-backup and module-backup shell are for those", "%s is of engine restic", at.Label())
+	}
+	if !change {
+		repository, err := r.openBucket(ctx, at, parallel)
+		return repository, func() {}, err
+	}
+	unlock = func() {}
+	if m := at.Module; m != nil {
+		held, err := exchange.Take(r.Paths, m.ID, m.User, m.Group, "file-backup")
+		if err != nil {
+			return nil, nil, err
+		}
+		unlock = func() { held.Release() }
+	}
+	dir := filepath.Join(r.Paths.Cache, at.Destination.ID, "restore")
+	err = module.PrepareCache(dir, module.User{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())})
+	var repository *filebackup.Repository
+	if err == nil {
+		repository, err = r.bucket(ctx, at, dir, func(c *filebackup.Config) { c.Parallel = parallel })
+	}
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return repository, unlock, nil
 }
 
 // explainBucket says of an error whose versions it is about.
@@ -112,7 +148,7 @@ func (r *Restorer) versionPoints(ctx context.Context, at Repository, repository 
 
 // versions lists a repository of engine files; sizes are those of the latest version.
 func (r *Restorer) versions(ctx context.Context, at Repository, o ListOptions) ([]Point, error) {
-	repository, err := r.openBucket(ctx, at)
+	repository, err := r.openBucket(ctx, at, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +187,7 @@ func (r *Restorer) checkBucket(ctx context.Context, p *Plan) error {
 	if p.Request.InPlace || p.As != "" {
 		return notInBucket(p.Repository)
 	}
-	repository, err := r.openBucket(ctx, p.Repository)
+	repository, err := r.openBucket(ctx, p.Repository, 0)
 	if err != nil {
 		return err
 	}

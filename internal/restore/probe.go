@@ -9,7 +9,7 @@ import (
 // Probe opens the repository, which tells whether it is there and its password right, and returns the locks in it. It writes nothing.
 func (r *Restorer) Probe(ctx context.Context, at Repository) ([]restic.Lock, error) {
 	if at.InBucket() {
-		repository, err := r.openBucket(ctx, at)
+		repository, err := r.openBucket(ctx, at, 0)
 		if err != nil {
 			return nil, err
 		}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Start starts a server with a bucket "files", which the key "owner" with the returned secret may do everything with. It ends with the test.
+// Start starts a server with the buckets "files" and "modules", which the key "owner" with the returned secret may do everything with. It ends with the test.
 func Start(t testing.TB) (address, secret string) {
 	t.Helper()
 	program, err := exec.LookPath("versitygw")
@@ -28,7 +28,7 @@ func Start(t testing.TB) (address, secret string) {
 		t.Skipf("test/deps gateway builds an S3 server: %v", err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"root/files", "versions"} { // a folder is a bucket
+	for _, name := range []string{"root/files", "root/modules", "versions"} { // a folder is a bucket
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
