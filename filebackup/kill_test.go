@@ -212,7 +212,7 @@ func TestKillAtRandom(t *testing.T) {
 			f.c.Log = nil
 			text, err := json.Marshal(struct {
 				*Config
-				Log, Fault bool `json:",omitempty"`
+				Log, Fault, Ignore bool `json:",omitempty"`
 			}{Config: &f.c})
 			if err != nil {
 				t.Fatal(err)

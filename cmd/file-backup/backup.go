@@ -23,10 +23,11 @@ func (c *backup) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if root.Module != "" {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: cli.Hint(errors.New("a module is saved as its own user and under its lock"), "run-backup BACKUP, or module-backup save "+root.Module)}
 	}
-	r, err := root.openToChange(ctx, env)
+	r, unlock, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	bar := newBar(env)
 	sum, err := r.Backup(ctx, filebackup.BackupOptions{Checksum: c.Checksum, DryRun: c.DryRun, Accept: c.Accept, Progress: bar.show})
 	bar.done()
@@ -193,10 +194,11 @@ func (c *expire) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if min(keep.Last, keep.Hourly, keep.Daily, keep.Weekly, keep.Monthly, keep.Yearly) < 0 || keep == (filebackup.Keep{}) {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("say what to keep, as in --keep-daily 7 --keep-monthly 12")}
 	}
-	r, err := root.openToChange(ctx, env)
+	r, unlock, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	x, err := r.Expire(ctx, keep, c.DryRun)
 	if x == nil {
 		return explain(err)
@@ -222,10 +224,11 @@ type collect struct {
 
 // Run removes garbage.
 func (c *collect) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.openToChange(ctx, env)
+	r, unlock, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	g, err := r.GarbageCollect(ctx, c.DryRun)
 	if g == nil {
 		return explain(err)
@@ -262,10 +265,11 @@ type cleanLog struct {
 
 // Run removes what the garbage log names.
 func (c *cleanLog) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.openToChange(ctx, env)
+	r, unlock, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	n, err := r.CleanGarbageLog(ctx, c.DryRun)
 	if err != nil {
 		return explain(err)
@@ -284,10 +288,11 @@ type undelete struct {
 
 // Run brings back what was deleted.
 func (c *undelete) Run(ctx context.Context, root *command, env *cli.Env) error {
-	r, err := root.openToChange(ctx, env)
+	r, unlock, err := root.openToChange(ctx, env)
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	keys, err := r.Undelete(ctx, c.DryRun)
 	if err != nil {
 		return explain(err)

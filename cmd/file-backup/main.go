@@ -60,19 +60,17 @@ func main() {
 
 // open opens the bucket to read in it.
 func (c *command) open(ctx context.Context, env *cli.Env) (*filebackup.Repository, error) {
-	return c.repository(ctx, env, false)
+	r, _, err := c.repository(ctx, env, false)
+	return r, err
 }
 
-// openToChange opens the bucket to change something. The lock of a module is held until the program ends.
-func (c *command) openToChange(ctx context.Context, env *cli.Env) (*filebackup.Repository, error) {
+// openToChange opens the bucket to change something. The lock of a module is held until unlock is called.
+func (c *command) openToChange(ctx context.Context, env *cli.Env) (r *filebackup.Repository, unlock func(), err error) {
 	return c.repository(ctx, env, true)
 }
 
-// held gives up the lock of a module: it is kept here because a lock that nothing refers to is given up.
-var held func()
-
 // repository reads the configuration.
-func (c *command) repository(ctx context.Context, env *cli.Env, change bool) (*filebackup.Repository, error) {
+func (c *command) repository(ctx context.Context, env *cli.Env, change bool) (r *filebackup.Repository, unlock func(), err error) {
 	if c.Module != "" {
 		location := cli.Location{Config: c.Config, User: c.User}
 		if location.Config == "" {
@@ -81,22 +79,21 @@ func (c *command) repository(ctx context.Context, env *cli.Env, change bool) (*f
 		paths := location.Paths(env)
 		worker := &restore.Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: env.Getenv, Now: env.Now, Log: env.Log}
 		r, unlock, err := worker.Versions(ctx, c.Module, c.Destination, change, c.Parallel)
-		held = unlock
-		return r, explain(err)
+		return r, unlock, explain(err)
 	}
 	if c.Config == "" {
 		c.Config = "configuration.json"
 	}
 	config, err := filebackup.LoadConfig(c.Config)
 	if err != nil {
-		return nil, explain(err)
+		return nil, nil, explain(err)
 	}
 	if c.Parallel != 0 {
 		config.Parallel = c.Parallel
 	}
 	config.Log = env.Log
-	r, err := filebackup.Open(config)
-	return r, explain(err)
+	r, err = filebackup.Open(config)
+	return r, func() {}, explain(err)
 }
 
 // explain gives an error its exit code, and says what the operator can do.
