@@ -155,3 +155,47 @@ func TestStreams(t *testing.T) {
 		})
 	}
 }
+
+// A backup with a stream that is killed at any step leaves the version before it, and the next one is whole.
+func TestKillWithStream(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		f := newFixture(t)
+		f.pipelines("encrypted")
+		content := "first"
+		backup := func() error {
+			_, err := f.open().Backup(t.Context(), BackupOptions{Streams: []Stream{{"/dump", func(_ context.Context, w io.Writer) error {
+				_, err := io.WriteString(w, content)
+				return err
+			}}}})
+			return err
+		}
+		f.write("a", "one")
+		if err := backup(); err != nil {
+			t.Fatal(err)
+		}
+		before := f.download("latest")
+		id := f.versions()[0].ID
+		f.write("a", "two")
+		content = strings.Repeat("0123456789abcdef", 6<<16)
+		steps := f.dieAt(n)
+		died := errors.Is(backup(), errKilled)
+		f.c.Fault = nil
+		f.same(before, f.download(id))
+		if err := backup(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(f.download("latest"), "dump")); err != nil || string(got) != content {
+			t.Errorf("killed after %q: %d bytes, %v", *steps, len(got), err)
+		}
+		if g, err := f.open().GarbageCollect(t.Context(), true); err != nil || len(g.Objects)+len(g.Missing) > 0 {
+			t.Errorf("killed after %q: garbage %+v, %v", *steps, g, err)
+		}
+		if !died {
+			if n < 6 {
+				t.Errorf("there are only %d steps", n)
+			}
+			return
+		}
+	}
+}
