@@ -170,9 +170,8 @@ func (r *Repository) diffVersions(ctx context.Context, after string) (list []Ver
 			list = append(list, Version{ID: v.ID, Time: v.Modified, Size: v.Size})
 		}
 	}
+	// The server lists the latest first: ListObjectVersions. Times tell less: they are whole seconds on some servers, and change on others.
 	slices.Reverse(list)
-	// The times are whole seconds on some servers; what they do not tell, the order of the list does.
-	slices.SortStableFunc(list, func(a, b Version) int { return a.Time.Compare(b.Time) })
 	return list, hidden, found, err
 }
 
