@@ -9,7 +9,6 @@ import (
 	"sdbackup/internal/cli"
 	"sdbackup/internal/config"
 	"sdbackup/internal/journal"
-	"sdbackup/internal/module"
 	"sdbackup/internal/restore"
 	"sdbackup/internal/run"
 	"sdbackup/internal/schedule"
@@ -77,13 +76,7 @@ func (c *drill) Run(ctx context.Context, root *command, env *cli.Env) error {
 	}
 	bars := cli.NewProgress(env)
 	defer bars.Done()
-	runner.Progress = func(id string, p module.Progress, done bool) {
-		if done {
-			bars.Remove(id)
-			return
-		}
-		bars.Update(id, p.Percent, p.BytesDone, p.BytesTotal)
-	}
+	runner.Progress = bars
 	verdict, failure := runner.Backup(ctx, config.DrillID(c.Module))
 	bars.Done()
 	return c.report(env, runner.Store, verdict, failure)

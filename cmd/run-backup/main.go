@@ -16,7 +16,6 @@ import (
 	"sdbackup/internal/cli"
 	"sdbackup/internal/config"
 	"sdbackup/internal/journal"
-	"sdbackup/internal/module"
 	"sdbackup/internal/run"
 	"sdbackup/internal/schedule"
 	"sdbackup/internal/status"
@@ -92,13 +91,7 @@ func (c *command) Run(ctx context.Context, env *cli.Env) error {
 	defer closeManager()
 	bars := cli.NewProgress(env)
 	defer bars.Done()
-	runner.Progress = func(id string, p module.Progress, done bool) {
-		if done {
-			bars.Remove(id)
-			return
-		}
-		bars.Update(id, p.Percent, p.BytesDone, p.BytesTotal)
-	}
+	runner.Progress = bars
 
 	ids := c.Backups
 	if c.All {

@@ -89,7 +89,9 @@ func (r *Runner) saveModules(ctx context.Context, log *slog.Logger, b *config.Ba
 			q.ready = append(q.ready, t)
 		case p := <-q.progress:
 			q.running[p.module] = p.Percent
-			r.showProgress(p.module, p.Progress, false)
+			if r.Progress != nil {
+				r.Progress.Update(p.module, p.Percent, p.BytesDone, p.BytesTotal)
+			}
 		case <-stopped(ctx):
 		}
 	}
@@ -164,7 +166,9 @@ func (q *queue) begin(ctx context.Context) {
 func (q *queue) judge(ctx context.Context, e ended) {
 	t, result := e.task, &e.attempt.Result
 	delete(q.running, t.module.ID)
-	q.showProgress(t.module.ID, module.Progress{}, true)
+	if q.Progress != nil {
+		q.Progress.Remove(t.module.ID)
+	}
 	if result.RetentionDue {
 		q.keep(t, e.attempt)
 		t.removing = true
@@ -347,10 +351,4 @@ func (q *queue) tell() {
 		line += fmt.Sprintf(", %d waiting", q.waiting)
 	}
 	q.Status(line)
-}
-
-func (r *Runner) showProgress(module string, p module.Progress, done bool) {
-	if r.Progress != nil {
-		r.Progress(module, p, done)
-	}
 }

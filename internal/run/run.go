@@ -22,7 +22,6 @@ import (
 	"sdbackup/internal/config"
 	"sdbackup/internal/journal"
 	"sdbackup/internal/lock"
-	"sdbackup/internal/module"
 	"sdbackup/internal/status"
 )
 
@@ -36,12 +35,18 @@ type Runner struct {
 	Now    func() time.Time
 	Getenv func(string) string
 
-	Version  string                                            // of this program, for the node's copy
-	Init     bool                                              // missing repositories may be made although the records know them
-	Next     func(context.Context, *config.Backup) time.Time   // next elapse of its timer; zero: unknown
-	Leftover func(ctx context.Context, backup string) error    // stops what a dead run left behind
-	Status   func(string)                                      // one line on how far the run is
-	Progress func(module string, p module.Progress, done bool) // for a terminal
+	Version  string                                          // of this program, for the node's copy
+	Init     bool                                            // missing repositories may be made although the records know them
+	Next     func(context.Context, *config.Backup) time.Time // next elapse of its timer; zero: unknown
+	Leftover func(ctx context.Context, backup string) error  // stops what a dead run left behind
+	Status   func(string)                                    // one line on how far the run is
+	Progress Progress                                        // for a terminal; nil: nobody watches
+}
+
+// Progress shows how far modules are.
+type Progress interface {
+	Update(module string, percent float64, done, total uint64) // percent from 0 to 100, the rest in bytes
+	Remove(module string)                                      // its attempt has ended
 }
 
 // Errors that Backup returns beside those of the system; all but ErrRunning come with a verdict on disk.
