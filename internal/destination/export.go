@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"sdbackup/internal/config"
 	"sdbackup/internal/lock"
@@ -67,6 +68,19 @@ type Exported struct {
 	Environment string `json:"environment,omitempty"` // lines NAME=value
 }
 
+// setOptional sets what is left out where it says nothing.
+func (e *Exported) setOptional(name string, maxSize int64, keepDeleted time.Duration) {
+	if name != e.ID {
+		e.Name = name
+	}
+	if maxSize > 0 {
+		e.MaxSize = formatSize(maxSize)
+	}
+	if keepDeleted > 0 {
+		e.KeepDeleted = formatSpan(keepDeleted)
+	}
+}
+
 // Export returns destinations with their secrets, all without IDs.
 func (s *Store) Export(ctx context.Context, wanted []string) (Document, error) {
 	chosen, err := choose(s.load(), wanted)
@@ -82,18 +96,10 @@ func (s *Store) Export(ctx context.Context, wanted []string) (Document, error) {
 			continue
 		}
 		e := Exported{
-			ID: st.id, Name: st.name, UUID: st.uuid(), Provider: st.provider.name, Repository: st.repository, Gateway: st.gateway,
+			ID: st.id, UUID: st.uuid(), Provider: st.provider.name, Repository: st.repository, Gateway: st.gateway,
 			Password: string(st.password), Environment: st.environment,
 		}
-		if e.Name == e.ID {
-			e.Name = ""
-		}
-		if st.maxSize > 0 {
-			e.MaxSize = formatSize(st.maxSize)
-		}
-		if st.keepDeleted > 0 {
-			e.KeepDeleted = formatSpan(st.keepDeleted)
-		}
+		e.setOptional(st.name, st.maxSize, st.keepDeleted)
 		if st.remote != nil {
 			if e.Rclone, err = st.remote.render(); err != nil {
 				errs = append(errs, fmt.Errorf("destination %s: its rclone.conf: %w", d.ID, err))

@@ -2,7 +2,6 @@ package destination
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -33,35 +32,22 @@ func FromNode(c nodecopy.Copy) (Document, error) {
 
 func exportedOf(d nodecopy.FullDestination) (Exported, error) {
 	e := Exported{
-		ID: d.ID, Name: d.Name, UUID: d.UUID, Provider: providerIn(d), Repository: d.Repository, Gateway: d.Gateway,
+		ID: d.ID, UUID: d.UUID, Provider: providerIn(d), Repository: d.Repository, Gateway: d.Gateway,
 		Password: strings.TrimSpace(string(d.Password)), Environment: string(d.Environment),
 	}
+	e.setOptional(d.Name, d.MaxSize, d.KeepDeleted)
 	if len(d.Missing) > 0 {
 		return e, errors.New(d.Missing[0].String())
-	}
-	if e.Name == e.ID {
-		e.Name = ""
-	}
-	if d.MaxSize > 0 {
-		e.MaxSize = formatSize(d.MaxSize)
-	}
-	if d.KeepDeleted > 0 {
-		e.KeepDeleted = formatSpan(d.KeepDeleted)
 	}
 	if len(d.Rclone) == 0 {
 		return e, nil
 	}
-	sections, err := parseRcloneConfig(string(d.Rclone))
+	remote, err := findRemote(string(d.Rclone), d.Repository)
 	if err != nil {
-		return e, fmt.Errorf("its rclone.conf %w", err)
+		return e, err
 	}
-	for _, s := range sections {
-		if s.Name == remoteOf(d.Repository) {
-			e.Rclone, err = s.render()
-			return e, err
-		}
-	}
-	return e, fmt.Errorf("its rclone.conf has no [%s], which its repository names", remoteOf(d.Repository))
+	e.Rclone, err = remote.render()
+	return e, err
 }
 
 // providerIn is providerOf for a destination of another node.

@@ -280,11 +280,16 @@ func (s *Store) readRemote(ctx context.Context, d *config.Destination) (*Section
 	if err != nil {
 		return nil, err
 	}
-	sections, err := parseRcloneConfig(string(data))
+	return findRemote(string(data), d.Repository)
+}
+
+// findRemote returns the remote that a repository names.
+func findRemote(rcloneConf, repository string) (*Section, error) {
+	sections, err := parseRcloneConfig(rcloneConf)
 	if err != nil {
 		return nil, fmt.Errorf("its rclone.conf %w", err)
 	}
-	remote := remoteOf(d.Repository)
+	remote := remoteOf(repository)
 	for i := range sections {
 		if sections[i].Name == remote {
 			return &sections[i], nil
