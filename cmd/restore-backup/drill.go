@@ -13,7 +13,6 @@ import (
 	"sdbackup/internal/run"
 	"sdbackup/internal/schedule"
 	records "sdbackup/internal/status"
-	"sdbackup/internal/units"
 )
 
 type drill struct {
@@ -39,7 +38,7 @@ func (c *drill) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if (c.Module == "") == (c.Recover == "") {
 		return &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("want a module")}
 	}
-	worker, done := root.restorer(ctx, env)
+	worker, done, noManager := root.managed(ctx, env)
 	defer done()
 	drills := &restore.Drills{Restorer: worker}
 	if c.Sample != "" {
@@ -55,21 +54,15 @@ func (c *drill) Run(ctx context.Context, root *command, env *cli.Env) error {
 		Next:   schedule.New(paths, env.Log).Next,
 		Status: func(line string) { journal.Notify("STATUS=" + line) },
 	}
-	// Not with ctx: a drill that is stopped still needs the connection, to stop the module's command.
-	conn, err := units.Dial(context.WithoutCancel(ctx), root.User)
-	drills.Ready = func() error { return nil }
-	if err == nil {
-		defer conn.Close()
+	drills.Ready = func() error {
+		if noManager != nil {
+			return fmt.Errorf("the drill's command is run only by a service manager, without a network and what else it need not have: %w", noManager)
+		}
+		return nil
+	}
+	if conn := worker.Units; conn != nil {
 		runner.Leftover = conn.StopModules
-		self, err := conn.OwnUnit(ctx)
-		if err != nil || !units.IsService(self) {
-			self = ""
-		}
-		drills.Probe = run.Probe{Conn: conn, Paths: paths, BindsTo: self}.Run
-	} else {
-		drills.Ready = func() error {
-			return fmt.Errorf("the drill's command is run only by a service manager, without a network and what else it need not have: %w", err)
-		}
+		drills.Probe = run.Probe{Conn: conn, Paths: paths, BindsTo: conn.OwnService(ctx)}.Run
 	}
 	if c.Recover != "" {
 		return runner.Recover(ctx, config.DrillID(c.Recover), run.Fate(env.Getenv))

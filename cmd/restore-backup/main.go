@@ -54,20 +54,27 @@ func main() {
 		new(command), os.Args[1:], cli.OS()))
 }
 
-// restorer returns what works with the configuration that the command line names, and what ends it.
+// restorer returns what works with the configuration that the command line names, and what ends it. What needs the manager says so when it
+// is not there.
 func (c *command) restorer(ctx context.Context, env *cli.Env) (*restore.Restorer, func()) {
+	worker, done, _ := c.managed(ctx, env)
+	return worker, done
+}
+
+// managed is restorer, with why there is no manager.
+func (c *command) managed(ctx context.Context, env *cli.Env) (_ *restore.Restorer, done func(), noManager error) {
 	paths := c.Paths(env)
 	worker := &restore.Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: env.Getenv, Now: env.Now, Log: env.Log}
-	// Not with ctx: a cancelled restore still needs the connection, to stop its service.
+	// Not with ctx: what is cancelled still needs the connection, to stop its service or the command of a drill.
 	conn, err := units.Dial(context.WithoutCancel(ctx), c.User)
 	if err != nil {
-		return worker, func() {} // what needs the manager says so
+		return worker, func() {}, err
 	}
 	worker.Units = conn
 	if exe, err := os.Executable(); err == nil {
 		worker.Exe = exe
 	}
-	return worker, conn.Close
+	return worker, conn.Close, nil
 }
 
 // repository is what every command but list needs to know of where to look.

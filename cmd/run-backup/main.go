@@ -139,11 +139,7 @@ func (c *command) starter(ctx context.Context, runner *run.Runner) (func(), erro
 		runner.Start = run.NoManager{Err: err}
 		return func() {}, nil
 	}
-	self, err := conn.OwnUnit(ctx)
-	if err != nil || !units.IsService(self) {
-		self = "" // started by a person: the modules notice by their socket when this process is gone
-	}
-	runner.Start = run.Units{Conn: conn, Exe: exe, Paths: runner.Paths, BindsTo: self}
+	runner.Start = run.Units{Conn: conn, Exe: exe, Paths: runner.Paths, BindsTo: conn.OwnService(ctx)}
 	runner.Leftover = conn.StopModules
 	return conn.Close, nil
 }

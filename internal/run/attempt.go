@@ -151,7 +151,7 @@ type Units struct {
 	Conn    *units.Conn
 	Exe     string // path of module-backup
 	Paths   config.Paths
-	BindsTo string // the service that this run is, "" when it is none
+	BindsTo string // the service that this run is; "": none, and modules notice by their socket alone when this process is gone
 }
 
 // Attempt implements Starter.

@@ -181,7 +181,7 @@ func act(name string) {
 	case "own-unit":
 		c, err := Dial(ctx, false)
 		if err == nil {
-			name, err = c.OwnUnit(ctx)
+			name, err = c.ownUnit(ctx)
 		}
 		if err != nil {
 			name = err.Error()

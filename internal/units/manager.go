@@ -33,8 +33,16 @@ func (c *Conn) Start(ctx context.Context, name string) error {
 	return c.do(ctx, forever, "StartUnit", name, "replace")
 }
 
-// OwnUnit returns the name of the unit that this process is part of.
-func (c *Conn) OwnUnit(ctx context.Context) (string, error) {
+// OwnService returns the service of a backup or another job that this process is part of, "" when it is part of none: a person has started it.
+func (c *Conn) OwnService(ctx context.Context) string {
+	if unit, err := c.ownUnit(ctx); err == nil && isService(unit) {
+		return unit
+	}
+	return ""
+}
+
+// ownUnit returns the name of the unit that this process is part of.
+func (c *Conn) ownUnit(ctx context.Context) (string, error) {
 	var path dbus.ObjectPath
 	if err := c.manager(ctx, "GetUnitByPID", []any{uint32(os.Getpid())}, &path); err != nil {
 		return "", fmt.Errorf("find the unit of this process: %w", err)

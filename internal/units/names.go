@@ -36,8 +36,8 @@ func instance(job string) string {
 	return instancePrefix + job
 }
 
-// IsService tells whether a unit runs a backup or another job.
-func IsService(unit string) bool {
+// isService tells whether a unit runs a backup or another job.
+func isService(unit string) bool {
 	_, ok := jobOf(unit, serviceSuffix)
 	return ok
 }

@@ -290,7 +290,7 @@ func TestSystemdOwnUnit(t *testing.T) {
 	s.Argv, s.Environment = []string{exe}, []string{"UNITS_TEST_ACT=own-unit"}
 	out, _, err := capture(t, c, t.Context(), s)
 	if err != nil || out != s.Name+"\n" {
-		t.Errorf("OwnUnit in a service = %q, %v; want %s", out, err, s.Name)
+		t.Errorf("ownUnit in a service = %q, %v; want %s", out, err, s.Name)
 	}
 }
 
