@@ -1,15 +1,14 @@
 package destination
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
+	"sdbackup/internal/credential"
 	"sdbackup/internal/nodecopy"
 )
 
@@ -19,29 +18,26 @@ const credstore = "credstore.encrypted"
 // credentialRoots are the folders in which systemd looks for credstore and credstore.encrypted.
 var credentialRoots = []string{"/etc", "/run", "/usr/lib"}
 
-// encrypt encrypts a credential with the key of this machine, its TPM or both, as systemd-creds(1) finds them.
 func encrypt(ctx context.Context, name string, secret []byte) ([]byte, error) {
-	return systemdCreds(ctx, secret, "encrypt", "--name="+name, "-", "-")
+	encrypted, said, err := credential.Encrypt(ctx, name, secret)
+	return encrypted, noCredential("encrypt", name, said, err)
 }
 
 func decrypt(ctx context.Context, name string, data []byte) ([]byte, error) {
-	return systemdCreds(ctx, data, "decrypt", "--name="+name, "-", "-")
+	secret, said, err := credential.Decrypt(ctx, name, data)
+	return secret, noCredential("decrypt", name, said, err)
 }
 
-func systemdCreds(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "systemd-creds", args...)
-	cmd.Stdin = bytes.NewReader(stdin)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+// noCredential says of an error of internal/credential what can be done instead.
+func noCredential(verb, name, said string, err error) error {
 	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return nil, errors.New("systemd-creds is not installed, so there are no credentials here; leave --credential out")
+	case errors.Is(err, credential.ErrNotInstalled):
+		return fmt.Errorf("%w, so there are no credentials here; leave --credential out", err)
 	case err != nil:
-		return nil, fmt.Errorf("systemd-creds cannot %s credential %s here (%s); leave --credential out to keep secrets in files",
-			args[0], strings.TrimPrefix(args[1], "--name="), nodecopy.LastLine(stderr.String(), err))
+		return fmt.Errorf("systemd-creds cannot %s credential %s here (%s); leave --credential out to keep secrets in files",
+			verb, name, nodecopy.LastLine(said, err))
 	}
-	return out, nil
+	return nil
 }
 
 // readCredential finds a credential where systemd would.

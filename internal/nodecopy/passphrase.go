@@ -6,20 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/credential"
 	"sdbackup/internal/module"
 )
 
 // maxPassphraseBytes is what gpg takes from --passphrase-file.
 const maxPassphraseBytes = 255
-
-// credsTimeout bounds systemd-creds(1): a TPM takes seconds, and one that hangs must not hold up a backup.
-const credsTimeout = 30 * time.Second
 
 // Passphrase reads the passphrase of a node's copies: the one line of its file, or of its credential. ErrNoPassphrase tells that there
 // is none, and so no copy. No error quotes it.
@@ -86,21 +82,14 @@ func readCredential(ctx context.Context, name string, find findCredential) ([]by
 	if err != nil || !where.Encrypted {
 		return data, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, credsTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemd-creds", "decrypt", "--name="+name, "-", "-")
-	cmd.Stdin = bytes.NewReader(data)
-	cmd.WaitDelay = time.Second
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	plain, said, err := credential.Decrypt(ctx, name, data)
 	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return nil, errors.New("it is encrypted, and systemd-creds is not installed")
+	case errors.Is(err, credential.ErrNotInstalled):
+		return nil, fmt.Errorf("it is encrypted, and %w", err)
 	case err != nil:
-		return nil, fmt.Errorf("it is encrypted, and systemd-creds cannot decrypt it here (%s)", LastLine(stderr.String(), err))
+		return nil, fmt.Errorf("it is encrypted, and systemd-creds cannot decrypt it here (%s)", LastLine(said, err))
 	}
-	return out, nil
+	return plain, nil
 }
 
 // LastLine is the last line that says anything, or the error.

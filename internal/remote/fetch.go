@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -14,12 +13,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"filippo.io/age"
+
+	"sdbackup/internal/credential"
 )
 
 // CredentialName is the systemd credential by which a host shows itself where it fetches its configuration: in PEM a private key, its
@@ -105,13 +105,14 @@ func (f *Fetcher) credential(ctx context.Context) ([]byte, error) {
 		if _, err := os.Stat(path); err != nil {
 			continue
 		}
-		// A service is given it; for a person it is decrypted, which only root can.
-		cmd := exec.CommandContext(ctx, "systemd-creds", "decrypt", "--name="+CredentialName, path, "-")
-		var message bytes.Buffer
-		cmd.Stderr = &message
-		data, err := cmd.Output()
+		encrypted, err := os.ReadFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("decrypt %s: %w %s", path, err, strings.TrimSpace(message.String()))
+			return nil, err
+		}
+		// A service is given it; for a person it is decrypted, which only root can.
+		data, said, err := credential.Decrypt(ctx, CredentialName, encrypted)
+		if err != nil {
+			return nil, fmt.Errorf("decrypt %s: %w %s", path, err, strings.TrimSpace(said))
 		}
 		return data, nil
 	}
