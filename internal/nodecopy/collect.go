@@ -57,7 +57,7 @@ func collect(ctx context.Context, cfg *config.Config, paths config.Paths, versio
 		m := cfg.Modules[id]
 		c.Manifest.Modules = append(c.Manifest.Modules, Module{ID: id, Type: m.Type, UUID: m.UUID, UIName: m.UIName})
 	}
-	for _, id := range slices.Sorted(maps.Keys(cfg.Destinations)) {
+	for _, id := range cfg.DestinationIDs() {
 		c.Manifest.Destinations = append(c.Manifest.Destinations, Destination{ID: id, UUID: cfg.Destinations[id].UUID})
 	}
 	files, credentials := secretsOf(cfg)

@@ -1,7 +1,6 @@
 package nodecopy
 
 import (
-	"maps"
 	"path/filepath"
 	"slices"
 
@@ -27,7 +26,7 @@ func (c Copy) Destinations() ([]FullDestination, []config.Problem, error) {
 	}
 	var all []FullDestination
 	var problems []config.Problem
-	for _, id := range slices.Sorted(maps.Keys(cfg.Destinations)) {
+	for _, id := range cfg.DestinationIDs() {
 		d := FullDestination{Destination: *cfg.Destinations[id]}
 		wrong := slices.DeleteFunc(cfg.ErrorsOf(config.KindDestination, id), func(p config.Problem) bool { return aboutSecret(cfg, p) != "" })
 		if len(wrong) > 0 {

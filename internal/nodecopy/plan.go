@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -236,7 +235,7 @@ func (p *planner) compareDestinations() {
 			defined[d.File] = append(defined[d.File], "destination "+id)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(p.theirs.Destinations)) {
+	for _, id := range p.theirs.DestinationIDs() {
 		if !p.clash(id) {
 			continue
 		}

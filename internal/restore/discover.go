@@ -78,7 +78,7 @@ func (r *Restorer) List(ctx context.Context, o ListOptions) (Listing, error) {
 	if o.Repository != nil {
 		all = []candidate{{Repository: *o.Repository}}
 	} else {
-		ids := r.destinationIDs()
+		ids := r.Config.DestinationIDs()
 		if o.Destination != "" {
 			ids = []string{o.Destination}
 		}

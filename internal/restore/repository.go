@@ -128,7 +128,7 @@ func (r *Restorer) destination(m *config.Module, id, backup string) (*config.Des
 		}
 	}
 	if m == nil && backup == "" { // it may be at any of them
-		ids = r.destinationIDs()
+		ids = r.Config.DestinationIDs()
 	}
 	switch {
 	case backup != "" && r.Config.Backups[backup] == nil:
@@ -147,15 +147,6 @@ func (r *Restorer) destination(m *config.Module, id, backup string) (*config.Des
 		return nil, usage("", "there is no destination %s in the configuration", ids[0])
 	}
 	return d, r.mistakes(config.KindDestination, d.ID)
-}
-
-func (r *Restorer) destinationIDs() []string {
-	var ids []string
-	for id := range r.Config.Destinations {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return ids
 }
 
 // installed is the module of that type and UUID.
