@@ -2,7 +2,12 @@ package destination
 
 import (
 	"strings"
+
+	"sdbackup/internal/module"
 )
+
+// Lines are read one by one and not by module.ReadEnvironment: a line that is no variable keeps nobody from seeing and mending the others, and
+// what somebody has put behind a # is a secret, too.
 
 // What restic calls the user and the password for a server of its REST protocol.
 const (
@@ -10,14 +15,11 @@ const (
 	restPassword = "RESTIC_REST_PASSWORD"
 )
 
-// getVariable finds NAME=value in the text of an environment file, as internal/module reads it.
+// getVariable finds NAME=value in the text of an environment file; the last one counts.
 func getVariable(text, name string) string {
 	value := ""
 	for line := range strings.Lines(text) {
-		if n, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok && n == name {
-			if len(v) >= 2 && (v[0] == '"' || v[0] == '\'') && v[len(v)-1] == v[0] {
-				v = v[1 : len(v)-1]
-			}
+		if n, v, ok := module.Variable(line); ok && n == name {
 			value = v
 		}
 	}
@@ -28,7 +30,7 @@ func getVariable(text, name string) string {
 func setVariable(text, name, value string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		if n, _, _ := strings.Cut(strings.TrimSpace(line), "="); n != name {
+		if n, _, _ := module.Variable(line); n != name {
 			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
 		}
 	}
@@ -46,9 +48,8 @@ func setVariable(text, name, value string) string {
 func variables(text string) []string {
 	var env []string
 	for line := range strings.Lines(text) {
-		name, _, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if ok && !strings.HasPrefix(name, "#") && !strings.HasPrefix(name, ";") {
-			env = append(env, name+"="+getVariable(text, name))
+		if name, value, ok := module.Variable(line); ok && !strings.HasPrefix(name, "#") && !strings.HasPrefix(name, ";") {
+			env = append(env, name+"="+value)
 		}
 	}
 	return env
@@ -58,11 +59,7 @@ func variables(text string) []string {
 func secretVariables(text string) []Secret {
 	var secrets []Secret
 	for line := range strings.Lines(text) {
-		name, _, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if !ok {
-			continue
-		}
-		if value := getVariable(text, name); isSecret(Option{name, value}) {
+		if name, value, ok := module.Variable(line); ok && isSecret(Option{name, value}) {
 			secrets = append(secrets, Secret(value))
 		}
 	}

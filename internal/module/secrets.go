@@ -106,6 +106,15 @@ func Masks(password, repository string, environment []string) []string {
 	return masks
 }
 
+// Variable splits a line NAME=value of an environment file, without blanks around it and quotes around the value. It does not judge the name.
+func Variable(line string) (name, value string, ok bool) {
+	name, value, ok = strings.Cut(strings.TrimSpace(line), "=")
+	if len(value) >= 2 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
+		value = value[1 : len(value)-1]
+	}
+	return name, value, ok
+}
+
 // environment reads the lines NAME=value of an environment file, systemd.exec(5), EnvironmentFile=, without its continuations.
 func environment(data string) ([]string, error) {
 	var env []string
@@ -116,12 +125,9 @@ func environment(data string) ([]string, error) {
 		if line == "" || line[0] == '#' || line[0] == ';' {
 			continue
 		}
-		name, value, ok := strings.Cut(line, "=")
+		name, value, ok := Variable(line)
 		if !ok || name == "" || strings.ContainsAny(name, " \t\"'") || strings.ContainsRune(line, 0) {
 			return nil, fmt.Errorf("line %d of the environment file is not NAME=value", n) // not the line: it may be a secret
-		}
-		if len(value) >= 2 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0] {
-			value = value[1 : len(value)-1]
 		}
 		env = append(env, name+"="+value)
 	}
