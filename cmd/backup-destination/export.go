@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,7 +119,7 @@ func (c *importer) Run(ctx context.Context, env *cli.Env, root *command) error {
 	if c.JSON {
 		err = cli.JSON(env.Stdout, map[string]any{"imported": done.Added, "skipped": done.Skipped, "left_out": done.LeftOut, "files": append([]string{}, done.Files...)})
 	} else {
-		_, err = fmt.Fprintf(env.Stdout, "imported: %s\nskipped: %s\n", or(strings.Join(done.Added, ", "), none), or(strings.Join(done.Skipped, ", "), none))
+		_, err = fmt.Fprintf(env.Stdout, "imported: %s\nskipped: %s\n", cmp.Or(strings.Join(done.Added, ", "), cli.None), cmp.Or(strings.Join(done.Skipped, ", "), cli.None))
 	}
 	if len(done.Files) > 0 {
 		fmt.Fprintf(env.Stderr, "the destinations are in %s\n", strings.Join(done.Files, ", "))

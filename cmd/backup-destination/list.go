@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,18 +15,8 @@ import (
 	"sdbackup/internal/cli"
 )
 
-// none stands in a table for what there is not.
-const none = "-"
-
 // whole is a writer that hides from cli.Table that it is a terminal: values are not to be cut.
 type whole struct{ io.Writer }
-
-func or(s, fallback string) string {
-	if s == "" {
-		return fallback
-	}
-	return s
-}
 
 type list struct {
 	JSON bool `help:"Print JSON."`
@@ -59,7 +50,7 @@ func (c *list) Run(env *cli.Env, root *command) error {
 	}
 	var rows [][]string
 	for _, e := range entries {
-		rows = append(rows, []string{e.ID, e.Name, e.Provider, e.Repository, or(strings.Join(e.Backups, ", "), none)})
+		rows = append(rows, []string{e.ID, e.Name, e.Provider, e.Repository, cmp.Or(strings.Join(e.Backups, ", "), cli.None)})
 	}
 	return cli.Table(env.Stdout, []string{"ID", "NAME", "PROVIDER", "REPOSITORY", "BACKUPS"}, rows)
 }

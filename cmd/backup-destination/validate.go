@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -51,7 +52,7 @@ func (c *validate) Run(ctx context.Context, env *cli.Env, root *command) error {
 		if v.Leftover != "" {
 			detail = strings.TrimPrefix(detail+"; "+v.Leftover+" stays there", "; ")
 		}
-		rows = append(rows, []string{v.ID, words[v.Outcome], cli.Duration(v.Duration), or(detail, none)})
+		rows = append(rows, []string{v.ID, words[v.Outcome], cli.Duration(v.Duration), cmp.Or(detail, cli.None)})
 	}
 	if c.JSON {
 		err = cli.JSON(env.Stdout, map[string]any{"destinations": verdicts})

@@ -68,7 +68,7 @@ func single(r remote.Result) error {
 // verdict says what the exit code of a command means.
 func verdict(command string, r remote.Result) string {
 	if r.Outcome == remote.Unreachable || r.Err != nil {
-		return "-"
+		return cli.None
 	}
 	if command == "run-backup" {
 		if word, ok := map[int]string{0: "success", 1: "failed", 2: "configuration", 3: "conflict"}[r.ExitCode]; ok {

@@ -99,7 +99,7 @@ func (c *status) Run(ctx context.Context, root *command, env *cli.Env) error {
 // rows are a remote's in the table.
 func (t told) rows(now time.Time) ([][]string, error) {
 	if t.Error != "" {
-		return [][]string{{t.Remote, "-", "-", "no answer", "-", "-"}}, nil
+		return [][]string{{t.Remote, cli.None, cli.None, "no answer", cli.None, cli.None}}, nil
 	}
 	var backups schedule.BackupList
 	var timers schedule.TimerList
@@ -107,11 +107,11 @@ func (t told) rows(now time.Time) ([][]string, error) {
 		return nil, err
 	}
 	if len(backups.Backups) == 0 {
-		return [][]string{{t.Remote, "-", "-", "-", "-", "-"}}, nil
+		return [][]string{{t.Remote, cli.None, cli.None, cli.None, cli.None, cli.None}}, nil
 	}
 	var rows [][]string
 	for _, b := range backups.Backups {
-		row := []string{t.Remote, b.ID, b.Name, string(b.Verdict), "-", "-"}
+		row := []string{t.Remote, b.ID, b.Name, string(b.Verdict), cli.None, cli.None}
 		if b.Running {
 			row[3] = "running"
 		}

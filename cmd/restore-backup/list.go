@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +12,6 @@ import (
 	"sdbackup/internal/cli"
 	"sdbackup/internal/restore"
 )
-
-// none stands in a table for what there is not, or nobody knows.
-const none = "-"
 
 // minute is how tables write a time.
 const minute = "2006-01-02 15:04"
@@ -96,7 +94,7 @@ func printRepositories(env *cli.Env, list []restore.Found) error {
 	}
 	var rows [][]string
 	for _, f := range list {
-		row := []string{name(f, list), origin(f), f.Destination, none, strconv.Itoa(len(f.Points)), none}
+		row := []string{name(f, list), origin(f), f.Destination, cli.None, strconv.Itoa(len(f.Points)), cli.None}
 		if f.Error != "" {
 			row[4] = "error"
 		}
@@ -135,7 +133,7 @@ func origin(f restore.Found) string {
 	case f.Origin == restore.ThisNode:
 		return "this node"
 	}
-	return or(f.Node, "unknown")
+	return cmp.Or(f.Node, "unknown")
 }
 
 func printPoints(env *cli.Env, points []restore.Point) error {
@@ -145,7 +143,7 @@ func printPoints(env *cli.Env, points []restore.Point) error {
 	}
 	var rows [][]string
 	for _, p := range points {
-		row := []string{p.Snapshots[0].Short(), p.Time.Local().Format(minute), or(p.Backup, none), none, none, none, none}
+		row := []string{p.Snapshots[0].Short(), p.Time.Local().Format(minute), cmp.Or(p.Backup, cli.None), cli.None, cli.None, cli.None, cli.None}
 		if n := p.FileCount(); n != nil {
 			row[3] = strconv.FormatUint(*n, 10)
 		}
@@ -161,7 +159,7 @@ func printPoints(env *cli.Env, points []restore.Point) error {
 				dumps = append(dumps, s.Dump)
 			}
 		}
-		row[6] = or(strings.Join(dumps, ", "), none)
+		row[6] = cmp.Or(strings.Join(dumps, ", "), cli.None)
 		rows = append(rows, row)
 	}
 	return cli.Table(env.Stdout, []string{"SNAPSHOT", "TIME", "BACKUP", "FILES", "SIZE", "TOOK", "DUMPS"}, rows)

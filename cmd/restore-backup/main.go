@@ -133,10 +133,3 @@ func problems(list []restore.Problem) error {
 	}
 	return errors.Join(errs...)
 }
-
-func or(s, fallback string) string {
-	if s == "" {
-		return fallback
-	}
-	return s
-}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -220,7 +221,7 @@ func newNodeReport(plan nodecopy.Plan) *nodeReport {
 func (r *nodeReport) print(env *cli.Env) error {
 	rows := make([][]string, 0, len(r.Files)+len(r.Conflicts))
 	for _, f := range r.Files {
-		note := "-"
+		note := cli.None
 		if f.Kept != "" {
 			note = "the old one is kept as " + f.Kept
 		}
@@ -245,14 +246,14 @@ func (r *nodeReport) print(env *cli.Env) error {
 		fmt.Fprintln(env.Stderr, m)
 	}
 	for _, w := range r.Waiting {
-		fmt.Fprintf(env.Stderr, "module %s (backup %s) waits: %s\n", w.Module, or(strings.Join(w.Backups, ", "), "-"), strings.Join(w.Reasons, "; "))
+		fmt.Fprintf(env.Stderr, "module %s (backup %s) waits: %s\n", w.Module, cmp.Or(strings.Join(w.Backups, ", "), cli.None), strings.Join(w.Reasons, "; "))
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintln(env.Stderr, p)
 	}
 	if r.After.UUID != r.Node.UUID {
 		fmt.Fprintf(env.Stderr, "this machine is another one to its destinations, %s: with uuid = %q in [node] it goes on with the copy of the old one\n",
-			or(r.After.UUID, "without a UUID"), r.Node.UUID)
+			cmp.Or(r.After.UUID, "without a UUID"), r.Node.UUID)
 	}
 	return nil
 }

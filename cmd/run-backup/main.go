@@ -203,7 +203,7 @@ func (c *command) print(env *cli.Env, store status.Store, runs []status.Run) err
 	for _, verdict := range runs {
 		var rows [][]string
 		for _, m := range verdict.Modules {
-			row := []string{m.Module, string(m.Outcome), "-", "-", "-", m.Error}
+			row := []string{m.Module, string(m.Outcome), cli.None, cli.None, cli.None, m.Error}
 			if rec, err := store.Module(verdict.Backup, m.Module); err == nil && rec.Run == verdict.ID {
 				row[2], row[3], row[4] = cli.Bytes(rec.SizeBytes), cli.Bytes(rec.AddedBytes), cli.Duration(rec.End.Sub(rec.Start))
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -16,9 +17,6 @@ import (
 	"sdbackup/internal/schedule"
 	"sdbackup/internal/status"
 )
-
-// none stands in a table for what there is not, as systemctl has it.
-const none = "-"
 
 type listTimers struct {
 	JSON bool `help:"Print JSON."`
@@ -81,7 +79,7 @@ func (c *listTimers) print(env *cli.Env, timers []schedule.TimerEntry) error {
 			result = "running"
 		}
 		row := []string{
-			moment(t.Next, layout), left(t.Next, now), moment(t.Last, layout), ago(t.Last, now), or(result, none), t.Backup, t.Name,
+			moment(t.Next, layout), left(t.Next, now), moment(t.Last, layout), ago(t.Last, now), cmp.Or(result, cli.None), t.Backup, t.Name,
 		}
 		if layout == shortTime {
 			row = slices.Delete(row, last, last+1)
@@ -131,13 +129,13 @@ func (c *listBackups) Run(_ context.Context, env *cli.Env, root *command) error 
 		if !b.Enabled {
 			schedule = "disabled"
 		}
-		first := []string{b.ID, b.Name, or(schedule, none), or(b.Destination, none)}
+		first := []string{b.ID, b.Name, cmp.Or(schedule, cli.None), cmp.Or(b.Destination, cli.None)}
 		for _, m := range b.Modules {
 			rows = append(rows, append(first, m.ID, word(m.Verdict), size(m), ago(m.LastSuccess, now)))
 			first = []string{"", "", "", ""}
 		}
 		if len(b.Modules) == 0 {
-			rows = append(rows, append(first, none, word(b.Verdict), none, none))
+			rows = append(rows, append(first, cli.None, word(b.Verdict), cli.None, cli.None))
 		}
 	}
 	if len(rows) == 0 {
@@ -167,42 +165,35 @@ const (
 // moment writes a time of the local zone.
 func moment(t time.Time, layout string) string {
 	if t.IsZero() {
-		return none
+		return cli.None
 	}
 	return t.Local().Format(layout)
 }
 
 func left(t, now time.Time) string {
 	if t.IsZero() {
-		return none
+		return cli.None
 	}
 	return cli.Duration(t.Sub(now))
 }
 
 func ago(t, now time.Time) string {
 	if t.IsZero() {
-		return none
+		return cli.None
 	}
 	return cli.Duration(now.Sub(t)) + " ago"
 }
 
 func size(m schedule.ModuleEntry) string {
 	if m.Verdict == status.Unknown {
-		return none
+		return cli.None
 	}
 	return cli.Bytes(m.SizeBytes)
 }
 
 func word(o status.Outcome) string {
 	if o == status.Unknown {
-		return none
+		return cli.None
 	}
-	return or(string(o), none)
-}
-
-func or(s, fallback string) string {
-	if s == "" {
-		return fallback
-	}
-	return s
+	return cmp.Or(string(o), cli.None)
 }

@@ -13,6 +13,9 @@ import (
 	"golang.org/x/term"
 )
 
+// None stands in a table for what there is not, or nobody knows, as systemctl has it.
+const None = "-"
+
 // JSON writes v as indented JSON.
 func JSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
