@@ -50,9 +50,7 @@ func (t *table) gateway() Gateway {
 // gatewayKeys reads the keys of a destination that the gateway serves.
 func (t *table) gatewayKeys(d *Destination) {
 	d.UUID = t.text("uuid")
-	if d.UUID != "" && !uuidPattern.MatchString(d.UUID) {
-		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", d.UUID)
-	}
+	t.checkUUID(d.UUID)
 	d.RcloneConfig = t.nearby("rclone-config")
 	d.RcloneCredential = t.text("rclone-credential")
 	d.MaxSize = t.size("max-size")
@@ -84,12 +82,7 @@ func (t *table) gatewayKeys(d *Destination) {
 			t.errorf(key, "is for a repository that begins with rclone:")
 		}
 	}
-	switch {
-	case t.filled("rclone-config") && t.filled("rclone-credential"):
-		t.errorf("rclone-credential", "stands beside rclone-config; want one of them")
-	case strings.ContainsAny(d.RcloneCredential, "/:") || strings.HasPrefix(d.RcloneCredential, "."):
-		t.errorf("rclone-credential", "%q is no name of a credential, systemd.exec(5)", d.RcloneCredential)
-	}
+	t.fileOrCredential("rclone-config", "rclone-credential", d.RcloneCredential)
 	t.secretFile("rclone-config", d.RcloneConfig)
 }
 

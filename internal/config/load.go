@@ -282,15 +282,8 @@ func (l *loader) item(file string, kind Kind, id string, data map[string]any) {
 
 func (t *table) node() Node {
 	n := Node{Name: t.text("name"), UUID: t.text("uuid"), PassphraseFile: t.path("passphrase-file"), PassphraseCredential: t.text("passphrase-credential")}
-	if n.UUID != "" && !uuidPattern.MatchString(n.UUID) {
-		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", n.UUID)
-	}
-	switch {
-	case t.filled("passphrase-file") && t.filled("passphrase-credential"):
-		t.errorf("passphrase-credential", "stands beside passphrase-file; want one of them")
-	case n.PassphraseCredential != "" && (strings.ContainsAny(n.PassphraseCredential, "/:") || n.PassphraseCredential[0] == '.'):
-		t.errorf("passphrase-credential", "%q is no name of a credential, systemd.exec(5)", n.PassphraseCredential)
-	}
+	t.checkUUID(n.UUID)
+	t.fileOrCredential("passphrase-file", "passphrase-credential", n.PassphraseCredential)
 	t.secretFile("passphrase-file", n.PassphraseFile)
 	return n
 }
@@ -321,15 +314,10 @@ func (t *table) destination(here Position) *Destination {
 			t.errorf(key, "is a secret in a file that many can read; want it in a file of its own, as in password-file = \"/etc/sdbackup/secret/%s.password\"", t.id)
 		}
 	}
-	file, credential := t.filled("password-file"), t.filled("password-credential")
-	switch {
-	case !file && !credential:
+	if !t.filled("password-file") && !t.filled("password-credential") {
 		t.errorf("", "has no password; want password-file or password-credential")
-	case file && credential:
-		t.errorf("password-credential", "stands beside password-file; want one of them")
-	case credential && d.PasswordCredential != "" && (strings.ContainsAny(d.PasswordCredential, "/:") || d.PasswordCredential[0] == '.'):
-		t.errorf("password-credential", "%q is no name of a credential, systemd.exec(5)", d.PasswordCredential)
 	}
+	t.fileOrCredential("password-file", "password-credential", d.PasswordCredential)
 	t.secretFile("password-file", d.PasswordFile)
 	t.secretFile("environment-file", d.EnvironmentFile)
 	t.gatewayKeys(d)
@@ -342,6 +330,22 @@ func (t *table) destination(here Position) *Destination {
 		}
 	}
 	return d
+}
+
+func (t *table) checkUUID(text string) {
+	if text != "" && !uuidPattern.MatchString(text) {
+		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", text)
+	}
+}
+
+// fileOrCredential judges two keys of which only one may say where a secret is.
+func (t *table) fileOrCredential(fileKey, credentialKey, credential string) {
+	switch {
+	case t.filled(fileKey) && t.filled(credentialKey):
+		t.errorf(credentialKey, "stands beside %s; want one of them", fileKey)
+	case strings.ContainsAny(credential, "/:") || strings.HasPrefix(credential, "."):
+		t.errorf(credentialKey, "%q is no name of a credential, systemd.exec(5)", credential)
+	}
 }
 
 func (t *table) secretFile(key, path string) {
@@ -389,9 +393,7 @@ func (t *table) module(here Position) *Module {
 	case slices.Contains(reserved, m.Type):
 		t.errorf("type", "%s is a part of every repository; want another name for the kind of application", m.Type)
 	}
-	if m.UUID != "" && !uuidPattern.MatchString(m.UUID) {
-		t.errorf("uuid", "%q is no UUID in lower case; want one as printed by uuidgen", m.UUID)
-	}
+	t.checkUUID(m.UUID)
 	if m.UIName == "" {
 		m.UIName = t.id
 	}
