@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/term"
-
 	"sdbackup/internal/cli"
 	"sdbackup/internal/destination"
 	"sdbackup/internal/schedule"
@@ -206,14 +204,14 @@ type interview struct {
 
 // interview returns who asks; nil where there is no terminal, or nothing to ask.
 func (c *initialize) interview(env *cli.Env) *interview {
-	f, ok := env.Stdin.(*os.File)
-	if c.JSON || !ok || !term.IsTerminal(int(f.Fd())) || len(c.Folders) > 0 && c.To != "" {
+	tty := cli.Terminal(env)
+	if c.JSON || tty == nil || len(c.Folders) > 0 && c.To != "" {
 		return nil
 	}
 	t := &interview{out: env.Stderr, lines: make(chan string)}
 	go func() {
 		defer close(t.lines)
-		for s := bufio.NewScanner(f); s.Scan(); {
+		for s := bufio.NewScanner(tty); s.Scan(); {
 			t.lines <- s.Text()
 		}
 	}()

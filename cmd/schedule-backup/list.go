@@ -5,12 +5,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/term"
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/config"
@@ -92,12 +89,8 @@ func (c *listTimers) print(env *cli.Env, timers []schedule.TimerEntry) error {
 // narrow tells whether the writer is a terminal that has no room for the long form of two times in a line.
 func narrow(w io.Writer) bool {
 	const wide = 120 // columns
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	n, _, err := term.GetSize(int(f.Fd()))
-	return err == nil && n < wide
+	columns := cli.Width(w)
+	return columns > 0 && columns < wide
 }
 
 type listBackups struct {

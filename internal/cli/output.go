@@ -23,8 +23,8 @@ func JSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// width is the number of columns of a terminal; 0 when w is none.
-func width(w io.Writer) int {
+// Width is the number of columns of a terminal; 0 when w is none.
+func Width(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
 		return 0
@@ -38,7 +38,7 @@ func width(w io.Writer) int {
 
 // Table writes rows, of no more cells than the header has, in columns two blanks apart. On a terminal the widest columns are cut, with an ellipsis, until a row fits.
 func Table(w io.Writer, header []string, rows [][]string) error {
-	return table(w, header, rows, width(w))
+	return table(w, header, rows, Width(w))
 }
 
 // table is Table for a terminal of so many columns; 0 is no terminal.

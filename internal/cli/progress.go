@@ -26,7 +26,7 @@ type item struct {
 // NewProgress returns a Progress on the standard error of env.
 func NewProgress(env *Env) *Progress {
 	p := &Progress{items: map[string]item{}}
-	columns := width(env.Stderr)
+	columns := Width(env.Stderr)
 	if columns == 0 || env.Getenv("TERM") == "dumb" {
 		return p
 	}
