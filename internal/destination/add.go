@@ -52,7 +52,7 @@ func (s *Store) Add(ctx context.Context, r Request) (Result, error) {
 		return Result{}, err
 	}
 	if p.name == providerOther {
-		return Result{}, usage("provider", "there is no %q; want one of %s", r.Provider, strings.Join(ProviderNames(), ", "))
+		return Result{}, usage("provider", "there is no %q; want one of %s", r.Provider, strings.Join(providerNames(), ", "))
 	}
 	d := &stored{id: r.ID, provider: p, password: r.Password}
 	if err := d.request(ctx, r); err != nil {

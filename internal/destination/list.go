@@ -148,7 +148,7 @@ func (d *stored) secretTexts() map[string]string {
 				continue
 			}
 			texts["rclone."+o.Key] = o.Value
-			if plain, err := Reveal(o.Value); err == nil && strings.Contains(strings.ToLower(o.Key), "pass") {
+			if plain, err := reveal(o.Value); err == nil && strings.Contains(strings.ToLower(o.Key), "pass") {
 				texts["rclone."+o.Key] = string(plain)
 			}
 		}

@@ -23,16 +23,16 @@ var obscureBlock = func() cipher.Block {
 	return block
 }()
 
-// Obscure is `rclone obscure`: twice the same password gives two texts.
-func Obscure(password Secret) string {
+// obscure is `rclone obscure`: twice the same password gives two texts.
+func obscure(password Secret) string {
 	out := make([]byte, aes.BlockSize+len(password))
 	_, _ = rand.Read(out[:aes.BlockSize]) // never fails
 	cipher.NewCTR(obscureBlock, out[:aes.BlockSize]).XORKeyStream(out[aes.BlockSize:], []byte(password))
 	return base64.RawURLEncoding.EncodeToString(out)
 }
 
-// Reveal is `rclone reveal`.
-func Reveal(obscured string) (Secret, error) {
+// reveal is `rclone reveal`.
+func reveal(obscured string) (Secret, error) {
 	in, err := base64.RawURLEncoding.DecodeString(obscured)
 	if err != nil || len(in) < aes.BlockSize {
 		return "", errors.New("is not obscured by rclone")

@@ -56,16 +56,16 @@ func plainSecret(option string) (func(*Section, Secret), func(*Section) Secret) 
 
 func obscuredSecret(option string) (func(*Section, Secret), func(*Section) Secret) {
 	return func(remote *Section, s Secret) {
-			if old, err := Reveal(remote.Get(option)); err == nil && old == s && s != "" {
+			if old, err := reveal(remote.Get(option)); err == nil && old == s && s != "" {
 				return // obscured again it would look different
 			}
 			if s == "" {
 				remote.Set(option, "")
 				return
 			}
-			remote.Set(option, Obscure(s))
+			remote.Set(option, obscure(s))
 		}, func(remote *Section) Secret {
-			s, err := Reveal(remote.Get(option))
+			s, err := reveal(remote.Get(option))
 			if err != nil {
 				return ""
 			}
@@ -206,13 +206,13 @@ func findProvider(name string) (*provider, error) {
 		return &provider{name: providerOther}, nil
 	}
 	if name == "" {
-		return nil, usage("provider", "is missing; want one of %s", strings.Join(ProviderNames(), ", "))
+		return nil, usage("provider", "is missing; want one of %s", strings.Join(providerNames(), ", "))
 	}
-	return nil, usage("provider", "there is no %q; want one of %s", name, strings.Join(ProviderNames(), ", "))
+	return nil, usage("provider", "there is no %q; want one of %s", name, strings.Join(providerNames(), ", "))
 }
 
-// ProviderNames are the providers that add knows.
-func ProviderNames() []string {
+// providerNames are the providers that add knows.
+func providerNames() []string {
 	names := make([]string, 0, len(providers))
 	for _, p := range providers {
 		names = append(names, p.name)

@@ -155,7 +155,7 @@ func TestProviders(t *testing.T) {
 				fmt.Fprintf(&b, "==> %s %04o <==\n", strings.TrimPrefix(path, s.Dir+"/"), info.Mode().Perm())
 				for line := range strings.Lines(read(t, path)) {
 					if key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " = "); ok {
-						if plain, err := Reveal(value); err == nil && strings.Contains(key, "pass") {
+						if plain, err := reveal(value); err == nil && strings.Contains(key, "pass") {
 							line = key + " = (obscured) " + string(plain) + "\n"
 						}
 					}
@@ -420,18 +420,18 @@ func TestUUIDIgnores(t *testing.T) {
 
 func TestObscure(t *testing.T) {
 	for _, want := range []Secret{"a", "pass word", "ü€\n", Secret(bytes.Repeat([]byte("x"), 1000)), ""} {
-		text := Obscure(want)
-		got, err := Reveal(text)
+		text := obscure(want)
+		got, err := reveal(text)
 		if err != nil || got != want {
-			t.Errorf("Reveal(Obscure(%q)) = %q, %v", string(want), string(got), err)
+			t.Errorf("reveal(obscure(%q)) = %q, %v", string(want), string(got), err)
 		}
-		if text == Obscure(want) {
+		if text == obscure(want) {
 			t.Errorf("%q looks twice the same", string(want))
 		}
 	}
 	for _, text := range []string{"", "abc", "not base64!", "AAAA"} {
-		if _, err := Reveal(text); err == nil {
-			t.Errorf("Reveal(%q) is no error", text)
+		if _, err := reveal(text); err == nil {
+			t.Errorf("reveal(%q) is no error", text)
 		}
 	}
 }
@@ -440,7 +440,7 @@ func TestObscure(t *testing.T) {
 func TestObscureIsRclones(t *testing.T) {
 	needRclone(t)
 	const want = "pässword $x`"
-	out, err := exec.CommandContext(t.Context(), "rclone", "reveal", "--", Obscure(want)).Output()
+	out, err := exec.CommandContext(t.Context(), "rclone", "reveal", "--", obscure(want)).Output()
 	if got := strings.TrimSuffix(string(out), "\n"); err != nil || got != want {
 		t.Errorf("rclone reveals %q, %v; want %q", got, err, want)
 	}
@@ -450,7 +450,7 @@ func TestObscureIsRclones(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Reveal(strings.TrimSpace(string(out))); err != nil || got != want {
-		t.Errorf("Reveal of what rclone obscured = %q, %v; want %q", string(got), err, want)
+	if got, err := reveal(strings.TrimSpace(string(out))); err != nil || got != want {
+		t.Errorf("reveal of what rclone obscured = %q, %v; want %q", string(got), err, want)
 	}
 }

@@ -111,7 +111,7 @@ func (d *stored) secrets() []Secret {
 				continue
 			}
 			secrets = append(secrets, Secret(o.Value))
-			if plain, err := Reveal(o.Value); err == nil {
+			if plain, err := reveal(o.Value); err == nil {
 				secrets = append(secrets, plain)
 			}
 		}

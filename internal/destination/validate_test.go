@@ -144,7 +144,7 @@ func TestValidateRclone(t *testing.T) {
 		"local":     {"[x]\ntype = local\n", dir, OK},
 		"new":       {"[x]\ntype = local\n", dir + "/not/there/yet", OK},
 		"file":      {"[x]\ntype = local\n", dir + "/file/x", NotAccessible},
-		"not.there": {"[x]\ntype = webdav\nurl = http://127.0.0.1:1/\npass = " + Obscure(marker) + "\n", "", NotAccessible},
+		"not.there": {"[x]\ntype = webdav\nurl = http://127.0.0.1:1/\npass = " + obscure(marker) + "\n", "", NotAccessible},
 	} {
 		mustAdd(t, s, Request{ID: id, Provider: "rclone", RcloneConfig: Secret(c.conf), Parameters: map[string]string{"path": c.path}})
 		if v := one(t, s, id); v.Outcome != c.want || strings.Contains(v.Detail, marker) || v.Outcome != OK && v.Detail == "" {

@@ -432,8 +432,8 @@ func (s Store) back(ctx context.Context, j *Journal, cause error) (Outcome, erro
 			return fail(err)
 		}
 		stop = slices.Concat(running, ending)
-		if j.Boot != BootID() {
-			j.Stopped, j.Boot = nil, BootID()
+		if j.Boot != bootID() {
+			j.Stopped, j.Boot = nil, bootID()
 		}
 		for _, name := range running {
 			if !slices.Contains(j.Stopped, name) {
@@ -467,7 +467,7 @@ func (s Store) back(ctx context.Context, j *Journal, cause error) (Outcome, erro
 
 // restart starts the units again when what was live is back.
 func (s Store) restart(j *Journal) error {
-	if len(j.Stopped) == 0 || j.Boot != BootID() {
+	if len(j.Stopped) == 0 || j.Boot != bootID() {
 		return nil
 	}
 	if s.Manager == nil {
@@ -608,5 +608,5 @@ func (j *Journal) time(dir string) (int64, bool) {
 
 // NewJournal returns a journal of nothing yet.
 func NewJournal(id string, now time.Time) *Journal {
-	return &Journal{Module: id, State: Staging, Boot: BootID(), Time: now}
+	return &Journal{Module: id, State: Staging, Boot: bootID(), Time: now}
 }

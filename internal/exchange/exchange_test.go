@@ -360,8 +360,8 @@ func TestRecoverUnits(t *testing.T) {
 		state string // of a.service, when recovery begins
 		calls []string
 	}{
-		{"the same boot", BootID(), "inactive", []string{"start a.service"}},
-		{"the same boot, started meanwhile", BootID(), "active", []string{"stop a.service", "start a.service"}},
+		{"the same boot", bootID(), "inactive", []string{"start a.service"}},
+		{"the same boot, started meanwhile", bootID(), "active", []string{"stop a.service", "start a.service"}},
 		{"another boot", "another", "inactive", nil},
 		{"another boot, started meanwhile", "another", "active", []string{"stop a.service", "start a.service"}},
 		{"another boot, about to end", "another", "deactivating", []string{"stop a.service"}},

@@ -204,8 +204,8 @@ func Interrupted(paths config.Paths, module string) error {
 	return &InterruptedError{module, err}
 }
 
-// BootID names this boot, of a container, too: the kernel of one goes on when it is started anew, but its first process does not.
-func BootID() string {
+// bootID names this boot, of a container, too: the kernel of one goes on when it is started anew, but its first process does not.
+func bootID() string {
 	kernel, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	first, _ := os.ReadFile("/proc/1/stat")
 	began := ""

@@ -402,7 +402,7 @@ func NewPlan(cfg *config.Config, paths config.Paths, b *config.Backup, m *config
 		Run: run, Backup: b.ID, Module: m.ID, Node: cfg.Node.Name,
 		Repository:   RepositoryOf(cfg, d, m),
 		PasswordFile: PasswordCredential,
-		CacheDir:     filepath.Join(paths.Cache, CacheName(d, m)),
+		CacheDir:     filepath.Join(paths.Cache, cacheName(d, m)),
 		LockFile:     lock.ModulePath(paths.Lock, m.ID),
 		Directory:    m.Directory, Include: m.Include, Exclude: m.Exclude,
 		DumpState: m.DumpState, CleanupState: m.CleanupState, Dumps: m.Dumps,
@@ -437,7 +437,7 @@ func RepositoryOf(cfg *config.Config, d *config.Destination, m *config.Module) s
 	return d.RepositoryOf(m)
 }
 
-// CacheName is the folder of a repository's cache, below that of all caches.
-func CacheName(d *config.Destination, m *config.Module) string {
+// cacheName is the folder of a repository's cache, below that of all caches.
+func cacheName(d *config.Destination, m *config.Module) string {
 	return filepath.Join(d.ID, m.Type+"-"+m.UUID)
 }

@@ -55,8 +55,8 @@ var (
 	ErrConfiguration = errors.New("the configuration has errors")
 )
 
-// LockName is the name of the lock of a whole backup. "@" is in no ID, so that it can never be a module's.
-func LockName(backup string) string { return "backup@" + backup + ".lock" }
+// lockName is the name of the lock of a whole backup. "@" is in no ID, so that it can never be a module's.
+func lockName(backup string) string { return "backup@" + backup + ".lock" }
 
 // Backup runs the backup once and returns its verdict. An error means that nothing was iterated (ErrRunning,
 // ErrConfiguration) or that the verdict could not be written; how modules fared is in the verdict only.
@@ -113,7 +113,7 @@ func (r *Runner) lock(id string) (*lock.Lock, error) {
 	if err := lock.EnsureDir(r.Paths.Lock); err != nil {
 		return nil, err
 	}
-	held, err := lock.TryExclusive(filepath.Join(r.Paths.Lock, LockName(id)), id)
+	held, err := lock.TryExclusive(filepath.Join(r.Paths.Lock, lockName(id)), id)
 	if busy := (*lock.HeldError)(nil); errors.As(err, &busy) {
 		return nil, fmt.Errorf("backup %s: %w (process %d, since %s)", id, ErrRunning, busy.PID, busy.Since.Format(time.DateTime))
 	}
