@@ -161,14 +161,11 @@ func (d *Doctor) configuration(context.Context) []Finding {
 	case len(d.Config.Backups) == 0:
 		return []Finding{warning(subject, `"schedule-backup init" writes a first one`, "there is no backup in it")}
 	}
-	var out []Finding
 	text := fmt.Sprintf("%s, %s, %s", count(len(d.Config.Backups), "backup"), count(len(d.Config.Modules), "module"), count(len(d.Config.Destinations), "destination"))
 	if warnings > 0 {
-		out = append(out, warning(subject, check, "%s; %s", text, count(warnings, "warning")))
-	} else {
-		out = append(out, ok(subject, "%s", text))
+		return []Finding{warning(subject, check, "%s; %s", text, count(warnings, "warning"))}
 	}
-	return out
+	return []Finding{ok(subject, "%s", text)}
 }
 
 func count(n int, what string) string {
