@@ -1,14 +1,10 @@
 package filebackup
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -74,43 +70,37 @@ func (e *IncompleteError) Error() string {
 
 var errReadOnly = errors.New("the configuration says read_only")
 
-// job is a change that a scan has found.
-type job struct {
-	found  found
-	old    *Entry  // what the path was
-	stream *Stream // where the content comes from; nil: from the folder
-	soft   bool    // no reason for a version by itself
-}
-
-// backup is a run.
+// backup is a run. What there may be of every file is in spools and in records, for the sake of memory.
 type backup struct {
 	*Repository
 	options BackupOptions
 	run     string
 	cache   *cache
+	behind  bool  // the cache's records are of an earlier version than its head
+	unsaved error // why the cache on disk is, too
 	journal *journal
-	known   map[string]journalLine // of dead runs, by hash and pipeline
-	used    map[string]bool        // version IDs of them
-	runs    map[string]bool        // the dead ones, and this one
+	runs    map[string]bool // the dead ones, and this one
 	keys    *keys
 	logged  bool // there is a log of what is about to be stored, of this run or a dead one of this machine
 
+	streams []*job
+	jobs    spool
+	scratch []byte
+	refresh bool          // something is new on this machine only
+	parts   []*part       // of the jobs; none where there is no reason for a version
+	known   storedObjects // by dead runs
+	used    []bool        // which of them this run uses
+	stored  storedObjects // by this run
+
 	mu       sync.Mutex
-	inFlight map[string]*pending
-	sizes    map[int64]int // how many files have them
+	storing  map[string]chan struct{} // contents
+	sizes    map[int64]int            // how many large files have them
 	sum      Summary
 	progress Progress
 	last     atomic.Int64 // when progress was told, in nanoseconds
 
 	files atomic.Int64
 	bytes atomic.Int64
-}
-
-// pending is a content that is being stored.
-type pending struct {
-	done       chan struct{}
-	object, id string
-	ok         bool
 }
 
 // Backup saves the folder. Where nothing has changed it makes no version. The error is an *IncompleteError where files could not be read; the
@@ -132,12 +122,11 @@ func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summar
 		return nil, err
 	}
 	defer lock.Close()
-	b := &backup{Repository: r, options: options, run: randomID(), used: map[string]bool{}, runs: map[string]bool{}, inFlight: map[string]*pending{}, sizes: map[int64]int{}}
+	b := &backup{Repository: r, options: options, run: randomID(), runs: map[string]bool{}, storing: map[string]chan struct{}{}, sizes: map[int64]int{}}
 	b.runs[b.run] = true
+	b.jobs.path, b.known.list.path, b.stored.list.path = r.c.spoolPath("jobs"), r.c.spoolPath("known"), r.c.spoolPath("stored")
+	defer b.close()
 	err = b.do(ctx)
-	if b.journal != nil {
-		b.journal.f.Close()
-	}
 	b.sum.Duration = time.Since(start)
 	b.sum.DurationSecs = b.sum.Duration.Seconds()
 	if err != nil {
@@ -185,32 +174,84 @@ func (b *backup) do(ctx context.Context) error {
 			return err
 		}
 	}
-	jobs, soft, refreshed, err := b.compare(ctx)
-	if err != nil {
+	if err := b.compare(ctx, b.add); err != nil {
 		return err
 	}
 	if b.options.DryRun {
-		for _, j := range jobs {
+		for _, j := range b.streams {
 			b.count(j.status())
 		}
 		return nil
 	}
-	if len(jobs) == 0 {
-		if len(refreshed) > 0 || !fresh {
-			b.cache = b.cache.merge(sortedPaths(refreshed), refreshed)
-			b.saveCache()
-		}
-		return b.cleanUp(ctx)
+	if len(b.parts) == 0 && (b.refresh || !fresh) {
+		b.saveCache(b.cache.cacheHead, b.refreshed)
 	}
-	jobs = append(jobs, soft...)
-	n := or(b.c.SplitChunkSize, len(jobs))
-	for part := range slices.Chunk(jobs, n) {
-		if err := b.commitPart(ctx, part, refreshed); err != nil {
+	for _, p := range b.parts {
+		if err := b.commitPart(ctx, p); err != nil {
 			return err
 		}
-		refreshed = nil
 	}
 	return b.cleanUp(ctx)
+}
+
+func (b *backup) close() {
+	b.jobs.close()
+	b.known.list.close()
+	b.stored.list.close()
+	for _, p := range b.parts {
+		p.results.close()
+	}
+	if b.journal != nil {
+		b.journal.f.Close()
+	}
+}
+
+// add takes a job. Where none is a reason for a version there are no parts.
+func (b *backup) add(j *job) error {
+	if b.options.DryRun {
+		if j.hard() {
+			b.count(j.status())
+		}
+		return nil
+	}
+	b.refresh = b.refresh || j.kind == jobRefresh
+	last := len(b.parts) - 1
+	if j.hard() {
+		if last < 0 {
+			b.parts = append(b.parts, &part{})
+			last++
+		} else if b.c.SplitChunkSize > 0 && b.parts[last].hardJobs >= b.c.SplitChunkSize {
+			b.parts = append(b.parts, &part{from: b.jobs.len()})
+			last++
+		}
+		b.parts[last].hardJobs++
+		if j.uploads() {
+			b.parts[last].uploads++
+		}
+	}
+	b.scratch = j.append(b.scratch[:0])
+	n, err := b.jobs.add(b.scratch)
+	if last >= 0 {
+		b.parts[last].to = n + 1
+	}
+	return err
+}
+
+// refreshed calls do with what is new on this machine only.
+func (b *backup) refreshed(do func(path string, e *Entry) error) error {
+	var buf []byte
+	for i := range b.jobs.len() {
+		var err error
+		if buf, err = b.jobs.get(i, buf); err != nil {
+			return err
+		}
+		if j := parseJob(buf); j.kind == jobRefresh {
+			if err := do(j.Path, &j.Entry); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // accept makes the cache anew from what is in the bucket.
@@ -241,254 +282,77 @@ func (b *backup) needsKeys() bool {
 	})
 }
 
-func sortedPaths(entries map[string]*Entry) []string {
-	paths := slices.Collect(maps.Keys(entries))
-	slices.SortFunc(paths, comparePaths)
-	return paths
-}
-
-// status is what a job does to the version, as far as that is known before it is done.
-func (j *job) status() string {
-	switch {
-	case j.found.path == "":
-		if j.old.Kind == File {
-			return statusDeleted
-		}
-		return statusDropped
-	case j.found.kind != File:
-		return statusExtra
-	case j.old == nil || j.old.Kind != File:
-		return statusNew
-	}
-	return statusChanged
-}
-
-// compare scans the folder beside the cache. Soft are changes that are no reason for a version by themselves.
-func (b *backup) compare(ctx context.Context) (jobs, soft []job, refreshed map[string]*Entry, err error) {
-	refreshed = map[string]*Entry{}
-	own := b.c.localPaths()
-	streams := map[string]*job{}
-	for i := range b.options.Streams {
-		s := &b.options.Streams[i]
-		now := time.Now().UnixNano()
-		own[s.Path] = true
-		jobs = append(jobs, job{stream: s, found: found{path: s.Path, kind: File, mtime: now, ctime: now, mode: 0o600, uid: os.Getuid(), gid: os.Getgid()}})
-	}
-	for i := range jobs {
-		streams[jobs[i].found.path] = &jobs[i]
-	}
-	streamed := jobs
-	jobs = nil
-	rest := b.cache.records
-	var kept []string // folders that could not be read
-	gone := func(path []byte, record []byte) {
-		name := string(path)
-		if slices.ContainsFunc(kept, func(k string) bool { return name == k || strings.HasPrefix(name, k+"/") }) {
-			return
-		}
-		if matchAny(b.c.SkipDelete, name) && !b.c.ignored(name) {
-			return
-		}
-		old := new(Entry)
-		parseRecord(record, old)
-		if s := streams[name]; s != nil {
-			s.old = old
-			return
-		}
-		jobs = append(jobs, job{old: old})
-	}
-	err = b.c.scan(ctx, func(f *found) error {
-		if own[f.path] {
-			return nil
-		}
-		var record []byte
-		for len(rest) > 0 {
-			path, after := recordPath(rest)
-			order := comparePaths(string(path), f.path)
-			if order > 0 {
-				break
-			}
-			if order == 0 {
-				record, rest = rest, after
-				break
-			}
-			gone(path, rest)
-			rest = after
-		}
-		if f.err != nil {
-			b.sum.Unreadable = append(b.sum.Unreadable, fmt.Sprintf("%s: %v", f.path, f.err))
-			kept = append(kept, f.path)
-			return nil
-		}
-		b.progress.TotalFiles++
-		if f.kind == File {
-			b.sum.Files++
-			b.sum.Size += f.size
-		}
-		if record == nil {
-			jobs = append(jobs, job{found: *f})
-			if f.kind == File {
-				b.sizes[f.size]++
-				b.progress.TotalBytes += f.size
-			}
-			return nil
-		}
-		var old Entry
-		parseRecord(record, &old)
-		what := b.differs(f, &old)
-		switch what {
-		case same:
-			b.sum.Unchanged++
-			return nil
-		case sameButInode:
-			b.sum.Unchanged++
-			old.Inode, old.CTime, old.has = f.inode, f.ctime, old.has|hasInode
-			refreshed[old.Path] = &old
-			return nil
-		}
-		j := job{found: *f, old: &old}
-		if what == softly {
-			j.soft = true
-			soft = append(soft, j)
-			return nil
-		}
-		if f.kind == File && what == differs {
-			b.sizes[f.size]++
-			b.progress.TotalBytes += f.size
-		}
-		jobs = append(jobs, j)
-		return nil
-	})
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	for len(rest) > 0 {
-		path, after := recordPath(rest)
-		gone(path, rest)
-		rest = after
-	}
-	b.progress.TotalFiles += int64(len(streamed))
-	return append(streamed, jobs...), soft, refreshed, nil
-}
-
-// difference is how a file differs from what it was.
-type difference int
-
-const (
-	same         difference = iota
-	sameButInode            // moved or touched on this machine only; nothing that a version holds
-	softly                  // a folder's time
-	metadata                // but not the content
-	differs
-)
-
-func (b *backup) differs(f *found, old *Entry) difference {
-	if f.kind != old.Kind {
-		return differs
-	}
-	known := old.has&hasInode != 0
-	meta := old.has&hasMode != 0 && old.Mode == f.mode && old.UID == f.uid && old.GID == f.gid
-	mtime := old.MTime == f.mtime
-	if old.has&hasMTime == 0 {
-		mtime = old.lastMod == seconds(f.mtime)
-	}
-	switch f.kind {
-	case File:
-		if b.options.Checksum || !mtime || old.has&hasSize != 0 && old.Size != f.size || known && old.Inode != f.inode {
-			return differs
-		}
-		if !meta {
-			return metadata
-		}
-	case Symlink:
-		if old.Target != f.target || !meta {
-			return metadata
-		}
-	case Folder:
-		if !meta {
-			return metadata
-		}
-	}
-	if known && old.CTime == f.ctime && old.Inode == f.inode {
-		return same
-	}
-	if f.kind != Symlink && known { // perhaps an attribute
-		attrs, err := b.xattrs(f)
-		if err == nil && !maps.EqualFunc(attrs, old.Xattrs, bytes.Equal) {
-			return metadata
-		}
-	}
-	if f.kind == Folder && !mtime {
-		return softly
-	}
-	return sameButInode
-}
-
-func (b *backup) xattrs(f *found) (map[string][]byte, error) {
-	file, err := b.c.openSource(f.path, f.kind == Folder)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	return readXattrs(file)
-}
-
 // commitPart stores what has changed and makes a version of it.
-func (b *backup) commitPart(ctx context.Context, jobs []job, refreshed map[string]*Entry) error {
-	var uploads []int
-	for i := range jobs {
-		if f := &jobs[i].found; f.path != "" && f.kind == File && (f.size > 0 || jobs[i].stream != nil) {
-			uploads = append(uploads, i)
-		}
+func (b *backup) commitPart(ctx context.Context, p *part) error {
+	if err := b.latest(); err != nil {
+		return fmt.Errorf("the rest of the backup needs the local manifest %s: %w", b.c.cachePath(), err)
 	}
-	if len(uploads) > 0 {
-		if err := b.beginUploads(ctx, jobs, uploads); err != nil {
+	p.results.path = b.c.spoolPath("results")
+	defer p.results.close()
+	if p.uploads > 0 {
+		if err := b.beginUploads(ctx, p); err != nil {
 			return err
 		}
 	}
-	changes, entries, err := b.process(ctx, jobs)
-	if err != nil {
+	if err := b.process(ctx, p); err != nil {
 		return err
 	}
-	for path, e := range refreshed {
-		if _, changed := entries[path]; !changed {
-			entries[path] = e
-		}
-	}
-	if len(changes) == 0 {
-		b.cache = b.cache.merge(sortedPaths(entries), entries)
-		b.saveCache()
+	head := b.cache.cacheHead
+	if !p.hard.Load() {
+		b.saveCache(head, p.entries)
 		return nil
 	}
-	v, err := b.commit(ctx, changes)
+	v, err := b.commit(ctx, p)
 	if err != nil {
 		return err
 	}
 	b.sum.Versions = append(b.sum.Versions, v.ID)
-	next := b.cache.merge(sortedPaths(entries), entries)
-	next.ID, next.Modified, next.Sequence = v.ID, v.Time, b.cache.Sequence+1
-	b.cache = next
-	b.saveCache()
+	head.ID, head.Modified, head.Sequence = v.ID, v.Time, head.Sequence+1
+	b.saveCache(head, p.entries)
 	return b.snapshotIfDue(ctx, v)
 }
 
-// saveCache saves the cache. It is only a copy: without it the next run takes longer.
-func (b *backup) saveCache() {
+// saveCache saves the cache with these changes. It is only a copy: without it the next run takes longer.
+func (b *backup) saveCache(head cacheHead, changes func(do func(path string, e *Entry) error) error) {
 	err := b.s.at("cache")
 	if err == nil {
-		err = b.cache.save(b.c)
+		err = b.cache.save(b.c, head, changes)
 	}
 	if err != nil {
 		b.c.Log.Warn("the local manifest cannot be written; the next backup reads it from the bucket", "file", b.c.cachePath(), "error", err)
 	}
+	b.cache.cacheHead = head
+	b.behind, b.unsaved = true, err
+}
+
+// latest makes the records of the cache those of the latest version.
+func (b *backup) latest() error {
+	if !b.behind {
+		return nil
+	}
+	if b.unsaved != nil {
+		return b.unsaved
+	}
+	want := b.cache.cacheHead
+	b.cache = nil // before the other one is read, for the sake of memory
+	k, err := b.c.loadCache()
+	if err == nil && (k == nil || k.ID != want.ID) {
+		err = errors.New("is that of another version")
+	}
+	if err != nil {
+		b.cache, b.unsaved = &cache{cacheHead: want}, err
+		return err
+	}
+	b.cache, b.behind = k, false
+	return nil
 }
 
 func (b *backup) snapshotIfDue(ctx context.Context, v Version) error {
-	if b.cache.Sequence-b.cache.Snapshot < b.c.SnapshotInterval {
+	if b.cache.Sequence-b.cache.Snapshot < b.c.SnapshotInterval || b.latest() != nil {
 		return nil
 	}
 	v.sequence = b.cache.Sequence
-	err := b.putSnapshot(ctx, v, b.cache.manifest())
+	err := b.putSnapshot(ctx, v, b.cache)
 	if err != nil {
 		if ctx.Err() != nil {
 			return err
@@ -497,111 +361,56 @@ func (b *backup) snapshotIfDue(ctx context.Context, v Version) error {
 		b.c.Log.Warn("the manifest snapshot could not be stored", "error", err)
 		return nil
 	}
-	b.cache.Snapshot = b.cache.Sequence
-	b.saveCache()
+	head := b.cache.cacheHead
+	head.Snapshot = head.Sequence
+	b.saveCache(head, nil)
 	return nil
 }
 
 // beginUploads leaves word of what is about to be stored, here and in the bucket, before anything is.
-func (b *backup) beginUploads(ctx context.Context, jobs []job, uploads []int) error {
+func (b *backup) beginUploads(ctx context.Context, p *part) error {
 	if b.journal == nil {
 		var err error
 		if b.journal, err = b.c.openJournal(b.run); err != nil {
 			return fmt.Errorf("journal of uploads: %w", err)
 		}
 	}
-	text := []byte{'['}
-	for n, i := range uploads {
-		j := &jobs[i]
-		e := j.entry()
-		if n > 0 {
-			text = append(text, ", "...)
-		}
-		words, _ := b.c.pipelineOf(e.Path)
-		object := b.objectPath(e.Path, words, b.keys)
-		text = appendString(append(text, `{"path": `...), e.Path)
-		text = appendFloat(append(text, `, "created": `...), e.createdAt())
-		text = appendFloat(append(text, `, "last_mod": `...), e.lastModified())
-		text = append(append(append(text, `, "status": "`...), j.status()...), `", "hash": ""`...)
-		if object != e.Path {
-			text = appendString(append(text, `, "real_path": `...), object)
-		}
-		text = appendString(append(text, `, "run": `...), b.run)
-		text = append(text, '}')
-	}
-	text = append(text, ']')
 	b.logged = true
-	_, err := b.putMeta(ctx, b.c.RemoteGCLogFile, text)
+	_, err := b.putMeta(ctx, b.c.RemoteGCLogFile, func(w io.Writer) error {
+		d := newDiffWriter(w, nil)
+		var text []byte
+		add := func(j *job) {
+			words, _ := b.c.pipelineOf(j.Path)
+			object := b.objectPath(j.Path, words, b.keys)
+			text = appendString(append(text[:0], `{"path": `...), j.Path)
+			text = appendFloat(append(text, `, "created": `...), j.createdAt())
+			text = appendFloat(append(text, `, "last_mod": `...), j.lastModified())
+			text = append(append(append(text, `, "status": "`...), j.status()...), `", "hash": ""`...)
+			if object != j.Path {
+				text = appendString(append(text, `, "real_path": `...), object)
+			}
+			text = appendString(append(text, `, "run": `...), b.run)
+			text = append(text, '}')
+			d.element(text)
+		}
+		if p.from == 0 {
+			for _, j := range b.streams {
+				add(j)
+			}
+		}
+		var buf []byte
+		for i := p.from; i < p.to; i++ {
+			var err error
+			if buf, err = b.jobs.get(i, buf); err != nil {
+				return err
+			}
+			if j := parseJob(buf); j.uploads() {
+				add(j)
+			}
+		}
+		return d.close()
+	})
 	return err
-}
-
-// entry is what the scan knows of a file.
-func (j *job) entry() Entry {
-	f := &j.found
-	return Entry{
-		Path: f.path, Kind: f.kind, Size: f.size, MTime: f.mtime, CTime: f.ctime, Inode: f.inode, Mode: f.mode, UID: f.uid, GID: f.gid,
-		Target: f.target, has: hasSize | hasMTime | hasMode | hasInode,
-	}
-}
-
-// process does the jobs, several at a time. The changes are in the order of the jobs.
-func (b *backup) process(ctx context.Context, jobs []job) (changes []Change, entries map[string]*Entry, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	results := make([][]Change, len(jobs))
-	local := make([]*Entry, len(jobs))
-	var next atomic.Int64
-	for i := 0; i < len(jobs) && jobs[i].stream != nil; i++ {
-		next.Add(1)
-		if results[i], local[i], err = b.one(ctx, &jobs[i]); err != nil {
-			return nil, nil, err
-		}
-	}
-	var wg sync.WaitGroup
-	for range min(b.c.parallel(), len(jobs)) {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(jobs) {
-					return
-				}
-				var err error
-				if results[i], local[i], err = b.one(ctx, &jobs[i]); err != nil {
-					cancel(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return nil, nil, err
-	}
-	entries = map[string]*Entry{}
-	hard := false
-	for i := range jobs {
-		hard = hard || !jobs[i].soft && len(results[i]) > 0
-	}
-	for i := range jobs {
-		if jobs[i].soft && !hard {
-			continue
-		}
-		changes = append(changes, results[i]...)
-		for k := range results[i] {
-			c := &results[i][k]
-			switch c.Status {
-			case statusDeleted, statusDropped:
-				if _, set := entries[c.Entry.Path]; !set {
-					entries[c.Entry.Path] = nil
-				}
-			default:
-				entries[c.Entry.Path] = &c.Entry
-			}
-		}
-		if local[i] != nil {
-			entries[local[i].Path] = local[i]
-		}
-	}
-	return changes, entries, nil
 }
 
 func (b *backup) count(status string) {
@@ -617,455 +426,6 @@ func (b *backup) count(status string) {
 	case statusExtra, statusDropped:
 		b.sum.Others++
 	}
-}
-
-// one does a job. Local is an entry that is new on this machine only.
-func (b *backup) one(ctx context.Context, j *job) (changes []Change, local *Entry, err error) {
-	f := &j.found
-	if f.path == "" {
-		b.count(j.status())
-		return []Change{{Status: j.status(), Entry: *j.old}}, nil, nil
-	}
-	e := j.entry()
-	status := j.status()
-	if f.kind == File {
-		stored, err := b.file(ctx, j, &e)
-		if err != nil && j.stream != nil {
-			return nil, nil, err
-		}
-		if errors.Is(err, fs.ErrNotExist) { // it vanished
-			if j.old == nil {
-				return nil, nil, nil
-			}
-			gone := job{old: j.old}
-			return b.one(ctx, &gone)
-		}
-		var unreadable *unreadableError
-		if errors.As(err, &unreadable) {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.sum.Unreadable = append(b.sum.Unreadable, fmt.Sprintf("%s: %v", f.path, unreadable.error))
-			return nil, nil, nil
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("%q: %w", f.path, err)
-		}
-		if old := j.old; old != nil && old.Kind == File && !stored {
-			if equalMeta(&e, old) { // it was moved back and forth, or read for nothing
-				b.mu.Lock()
-				b.sum.Unchanged++
-				b.mu.Unlock()
-				return nil, &e, nil
-			}
-			b.mu.Lock()
-			b.sum.Metadata++
-			b.mu.Unlock()
-			return []Change{{Status: statusChanged, Entry: e}}, nil, nil
-		}
-	} else if f.kind == Folder {
-		if e.Xattrs, err = b.xattrs(f); errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, nil
-		} else if err != nil {
-			e.Xattrs = nil // of a folder whose listing can be read, and which cannot be opened: its mode counts
-		}
-	}
-	b.count(status)
-	if j.old != nil && j.old.Kind == File && f.kind != File {
-		changes = append(changes, Change{Status: statusDeleted, Entry: *j.old})
-	}
-	return append(changes, Change{Status: status, Entry: e}), nil, nil
-}
-
-// equalMeta tells whether a version would say the same of both.
-func equalMeta(a, b *Entry) bool {
-	return a.has&^hasInode == b.has&^hasInode && a.Hash == b.Hash && a.Size == b.Size && a.MTime == b.MTime && a.Mode == b.Mode &&
-		a.UID == b.UID && a.GID == b.GID && maps.EqualFunc(a.Xattrs, b.Xattrs, bytes.Equal)
-}
-
-// unreadableError is one of the folder's, not of the bucket's.
-type unreadableError struct{ error }
-
-func (e *unreadableError) Unwrap() error { return e.error }
-
-// readTries is how often a file is read that changes while it is read.
-const readTries = 3
-
-// file reads a file, and stores it unless its content is known. Stored is false where it is that of the old entry.
-func (b *backup) file(ctx context.Context, j *job, e *Entry) (stored bool, err error) {
-	if j.stream != nil {
-		return b.stream(ctx, j, e)
-	}
-	for try := 1; ; try++ {
-		source, err := b.c.openSource(e.Path, false)
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		if err != nil {
-			return false, &unreadableError{err}
-		}
-		stored, again, err := b.read(ctx, source, j, e, try == readTries)
-		source.Close()
-		if err != nil || !again {
-			return stored, err
-		}
-	}
-}
-
-// stat takes what an open file is now.
-func (e *Entry) stat(f *os.File) error {
-	st, err := fstat(f)
-	if err != nil {
-		return err
-	}
-	var now found
-	now.fill(st)
-	e.Size, e.MTime, e.CTime, e.Inode, e.Mode, e.UID, e.GID = now.size, now.mtime, now.ctime, now.inode, now.mode, now.uid, now.gid
-	return nil
-}
-
-// read is one try of file.
-func (b *backup) read(ctx context.Context, source *os.File, j *job, e *Entry, last bool) (stored, again bool, err error) {
-	if err := e.stat(source); err != nil {
-		return false, false, &unreadableError{err}
-	}
-	if e.Xattrs, err = readXattrs(source); err != nil {
-		return false, false, &unreadableError{err}
-	}
-	old := j.old
-	if old != nil && old.Kind != File {
-		old = nil
-	}
-	if old != nil && !b.options.Checksum && b.differs(&j.found, old) == metadata && e.MTime == j.found.mtime && e.Size == j.found.size {
-		e.Hash, e.Object, e.ID = old.Hash, old.Object, old.ID
-		return false, false, nil
-	}
-	words, ok := b.c.pipelineOf(e.Path)
-	if !ok {
-		return false, false, errors.New("no pattern of file_pipeline matches it: add one for \"*\"")
-	}
-	// whether the content is known can be found out before it is sent where it fits into memory, or some file has its size
-	large := e.Size > int64(b.c.ChunkSize)
-	hash := sha256.New()
-	if large && b.maybeKnown(e.Size) {
-		if _, err := io.Copy(struct{ io.Writer }{hash}, &contextReader{ctx, source}); err != nil {
-			return false, false, b.sourceError(ctx, err)
-		}
-		hash.Sum(e.Hash[:0])
-		if _, changed := b.changed(source, e); changed && !last {
-			return false, true, nil
-		}
-		if b.reuse(ctx, e, old, words) {
-			b.tick(e.Size)
-			return old == nil || e.Object != old.Object || e.ID != old.ID, false, nil
-		}
-		if _, err := source.Seek(0, io.SeekStart); err != nil {
-			return false, false, &unreadableError{err}
-		}
-		hash.Reset()
-	}
-	h := fileHeader(b.c.ChunkSize, words, b.keys)
-	object := b.objectPath(e.Path, words, b.keys)
-	w := b.s.newObjectWriter(ctx, b.budget, b.c.RemoteBasePath+object, h, b.keys, e.Size)
-	finished := false
-	defer func() { w.close(finished) }()
-	w.begun = func(m *multipart) error { return b.journal.add(journalLine{Object: object, Upload: m.id}) }
-	n, err := b.copy(w, source, hash)
-	if err != nil {
-		return false, false, b.sourceError(ctx, err)
-	}
-	hash.Sum(e.Hash[:0])
-	was := *e
-	if now, changed := b.changed(source, e); changed || n != e.Size {
-		if !last {
-			b.bytes.Add(-n)
-			return false, true, nil
-		}
-		// What was read is stored; the next backup reads it again, for its time is another one.
-		b.mu.Lock()
-		b.sum.Unstable = append(b.sum.Unstable, e.Path)
-		b.mu.Unlock()
-		b.c.Log.Warn("changed while it was read", "path", e.Path, "modified", time.Unix(0, now.MTime))
-		was.Size = n
-		was.MTime = min(was.MTime, now.MTime-1)
-		*e = was
-	}
-	if n == 0 {
-		e.Object, e.ID = "", ""
-		b.tick(0)
-		return old == nil || old.Object != "", false, nil
-	}
-	if w.upload == nil && b.reuse(ctx, e, old, words) {
-		b.tick(0)
-		return old == nil || e.Object != old.Object || e.ID != old.ID, false, nil
-	}
-	finished, err = b.finish(ctx, w, e, words, object)
-	return err == nil, false, err
-}
-
-// finish ends the object of a file, unless another goroutine has stored the same content meanwhile; finished is whether the object is there.
-func (b *backup) finish(ctx context.Context, w *objectWriter, e *Entry, words []string, object string) (finished bool, err error) {
-	p, mine := b.claim(e.Hash, words)
-	for !mine {
-		select {
-		case <-p.done:
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		}
-		if p.ok {
-			e.Object, e.ID = p.object, p.id
-			b.mu.Lock()
-			b.sum.Duplicates++
-			b.mu.Unlock()
-			b.tick(0)
-			return false, nil
-		}
-		p, mine = b.claim(e.Hash, words)
-	}
-	defer close(p.done)
-	id, err := w.finish()
-	if err != nil {
-		b.unclaim(e.Hash, words)
-		return false, err
-	}
-	if err := b.journal.add(journalLine{Hash: e.Hash.String(), Words: wordsKey(words), Object: object, ID: id, Size: e.Size}); err != nil {
-		b.unclaim(e.Hash, words)
-		return true, fmt.Errorf("journal of uploads: %w", err)
-	}
-	e.Object, e.ID = object, id
-	p.object, p.id, p.ok = object, id, true
-	b.mu.Lock()
-	b.sum.Uploaded++
-	b.sum.Bytes += e.Size
-	b.mu.Unlock()
-	b.tick(0)
-	return true, nil
-}
-
-// streamChunks is how many chunks of a stream, whose size nobody knows, are a part: with chunks of 5 MiB, 10,000 parts make 488 GiB.
-const streamChunks = 10
-
-// stream reads a stream to its end, and stores it unless its content is known.
-func (b *backup) stream(ctx context.Context, j *job, e *Entry) (stored bool, err error) {
-	words, ok := b.c.pipelineOf(e.Path)
-	if !ok {
-		return false, fmt.Errorf("no pattern of file_pipeline matches %q: add one for \"*\"", e.Path)
-	}
-	old := j.old
-	if old != nil && old.Kind != File {
-		old = nil
-	}
-	h := fileHeader(b.c.ChunkSize, words, b.keys)
-	object := b.objectPath(e.Path, words, b.keys)
-	w := b.s.newObjectWriter(ctx, b.budget, b.c.RemoteBasePath+object, h, b.keys, 0)
-	w.perPart = max(w.perPart, streamChunks)
-	finished := false
-	defer func() { w.close(finished) }()
-	w.begun = func(m *multipart) error { return b.journal.add(journalLine{Object: object, Upload: m.id}) }
-	hash := sha256.New()
-	to := io.Writer(w)
-	var enc encoder
-	if w.h.compressed != "" {
-		enc = encoders.Get().(encoder)
-		defer encoders.Put(enc)
-		enc.Reset(w)
-		to = enc
-	}
-	e.Size = 0
-	err = j.stream.Write(ctx, writerFunc(func(p []byte) (int, error) {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		_, _ = hash.Write(p)
-		n, err := to.Write(p)
-		e.Size += int64(n)
-		b.tickBytes(n)
-		return n, err
-	}))
-	if err == nil && enc != nil {
-		err = enc.Close()
-	}
-	if err != nil {
-		return false, err
-	}
-	hash.Sum(e.Hash[:0])
-	b.mu.Lock()
-	b.sum.Files++
-	b.sum.Size += e.Size
-	b.mu.Unlock()
-	if old != nil && old.Hash == e.Hash && old.Size == e.Size { // its time says nothing
-		*e = *old
-		b.tick(0)
-		return false, nil
-	}
-	if e.Size == 0 || b.reuse(ctx, e, old, words) {
-		b.tick(0)
-		return true, nil
-	}
-	finished, err = b.finish(ctx, w, e, words, object)
-	return err == nil, err
-}
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// sourceError tells errors of the file from those of the bucket.
-func (b *backup) sourceError(ctx context.Context, err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) && ctx.Err() == nil {
-		return &unreadableError{err}
-	}
-	return err
-}
-
-// copy moves a file's content into its object.
-func (b *backup) copy(w *objectWriter, source *os.File, hash interface {
-	io.Writer
-	Sum([]byte) []byte
-	Reset()
-	Size() int
-	BlockSize() int
-},
-) (int64, error) {
-	if w.h.compressed == "" {
-		return w.readFrom(source, hash, b.tickBytes)
-	}
-	enc := encoders.Get().(encoder)
-	defer encoders.Put(enc)
-	enc.Reset(w)
-	buf := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buf)
-	var total int64
-	for {
-		n, err := source.Read(*buf)
-		_, _ = hash.Write((*buf)[:n])
-		total += int64(n)
-		b.tickBytes(n)
-		if _, err := enc.Write((*buf)[:n]); err != nil {
-			return total, err
-		}
-		if errors.Is(err, io.EOF) {
-			return total, enc.Close()
-		}
-		if err != nil {
-			return total, err
-		}
-		if w.ctx.Err() != nil {
-			return total, context.Cause(w.ctx)
-		}
-	}
-}
-
-type encoder interface {
-	io.WriteCloser
-	Reset(io.Writer)
-}
-
-// changed tells whether a file is another than when it was opened.
-func (b *backup) changed(f *os.File, e *Entry) (now Entry, changed bool) {
-	now = *e
-	if err := now.stat(f); err != nil {
-		return now, true
-	}
-	return now, now.Size != e.Size || now.MTime != e.MTime
-}
-
-func wordsKey(words []string) string {
-	sorted := slices.Clone(words)
-	slices.Sort(sorted)
-	return strings.Join(slices.Compact(sorted), " ")
-}
-
-func contentKey(h Hash, words []string) string { return string(h[:]) + wordsKey(words) }
-
-// maybeKnown tells whether something of that size may be stored already.
-func (b *backup) maybeKnown(size int64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.sizes[size] > 1 {
-		return true
-	}
-	for _, l := range b.known {
-		if l.Size == size {
-			return true
-		}
-	}
-	// one size of all of them is looked for, not their hashes
-	return b.cache.hasSize(size)
-}
-
-// reuse gives the entry an object that has its content already, if there is one.
-func (b *backup) reuse(ctx context.Context, e, old *Entry, words []string) bool {
-	if old != nil && old.Hash == e.Hash && (old.Object != "" || e.Size == 0) {
-		e.Object, e.ID = old.Object, old.ID
-		return true
-	}
-	b.mu.Lock()
-	other := b.cache.entryOf(e.Hash)
-	line, known := b.known[contentKey(e.Hash, words)]
-	p := b.inFlight[contentKey(e.Hash, words)]
-	b.mu.Unlock()
-	if other != nil {
-		if others, ok := b.c.pipelineOf(other.Path); ok && wordsKey(others) == wordsKey(words) {
-			e.Object, e.ID = other.Object, other.ID
-			b.mu.Lock()
-			b.sum.Duplicates++
-			b.mu.Unlock()
-			return true
-		}
-	}
-	if p != nil {
-		select {
-		case <-p.done:
-			if p.ok {
-				e.Object, e.ID = p.object, p.id
-				b.mu.Lock()
-				b.sum.Duplicates++
-				b.mu.Unlock()
-				return true
-			}
-		default:
-		}
-	}
-	if !known {
-		return false
-	}
-	// It was there when it was stored. Somebody may have taken it for garbage.
-	there := false
-	_, err := b.s.keyVersions(ctx, b.c.RemoteBasePath+line.Object, func(v objectVersion) bool {
-		there = there || v.ID == line.ID && !v.Marker
-		return there
-	})
-	if err != nil || !there {
-		return false
-	}
-	e.Object, e.ID = line.Object, line.ID
-	b.mu.Lock()
-	if !b.used[line.ID] {
-		b.sum.Resumed++
-	}
-	b.used[line.ID] = true
-	b.mu.Unlock()
-	return true
-}
-
-// claim makes this goroutine the one that stores a content.
-func (b *backup) claim(h Hash, words []string) (p *pending, mine bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	key := contentKey(h, words)
-	if p := b.inFlight[key]; p != nil {
-		return p, false
-	}
-	p = &pending{done: make(chan struct{})}
-	b.inFlight[key] = p
-	return p, true
-}
-
-func (b *backup) unclaim(h Hash, words []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.inFlight, contentKey(h, words))
 }
 
 // tickBytes says that so much of a file was read.
@@ -1109,7 +469,7 @@ func (c *contextReader) Read(p []byte) (int, error) {
 }
 
 // commit makes a version: the moment in which its diff is in the bucket.
-func (b *backup) commit(ctx context.Context, changes []Change) (Version, error) {
+func (b *backup) commit(ctx context.Context, p *part) (Version, error) {
 	host, _ := os.Hostname() // for people only
 	c := &commit{ID: randomID(), Parent: b.cache.ID, Host: host, Time: b.s.serverNow().Unix()}
 	// rrbackup orders versions by their whole seconds.
@@ -1124,7 +484,16 @@ func (b *backup) commit(ctx context.Context, changes []Change) (Version, error) 
 	if err := b.unmoved(ctx); err != nil {
 		return Version{}, err
 	}
-	id, err := b.putMeta(ctx, b.c.RemoteManifestDiffFile, encodeDiff(c, changes))
+	id, err := b.putMeta(ctx, b.c.RemoteManifestDiffFile, func(w io.Writer) error {
+		d := newDiffWriter(w, c)
+		err := p.each(func(r *result) error {
+			for i := range r.changes {
+				d.add(r.changes[i].Status, &r.changes[i].Entry)
+			}
+			return nil
+		})
+		return errors.Join(err, d.close())
+	})
 	if err != nil {
 		return Version{}, err
 	}

@@ -332,7 +332,7 @@ func TestEscape(t *testing.T) {
 	}
 	// A manifest that leads outside is refused as a whole.
 	text := bytes.ReplaceAll(encodeDiff(nil, []Change{{Status: "new", Entry: Entry{Path: "/x", Hash: emptyHash, has: hasSize}}}), []byte(`"/x"`), []byte(`"/../x"`))
-	if _, err := r.putMeta(t.Context(), "manifest_diffs", text); err != nil {
+	if _, err := r.putMeta(t.Context(), "manifest_diffs", literal(text)); err != nil {
 		t.Fatal(err)
 	}
 	v, err = r.Find(t.Context(), "latest")

@@ -1,12 +1,14 @@
 package filebackup
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -41,8 +43,9 @@ type cacheHead struct {
 
 const cacheProgram = "file-backup cache 1"
 
-func (c *Config) cachePath() string   { return c.LocalManifestFile + ".file-backup" }
-func (c *Config) journalPath() string { return c.LocalManifestFile + ".file-backup-uploads" }
+func (c *Config) cachePath() string          { return c.LocalManifestFile + ".file-backup" }
+func (c *Config) spoolPath(of string) string { return c.LocalManifestFile + ".file-backup-" + of }
+func (c *Config) journalPath() string        { return c.LocalManifestFile + ".file-backup-uploads" }
 
 // appendRecord appends an entry.
 func appendRecord(b []byte, e *Entry) []byte {
@@ -177,9 +180,10 @@ func cacheOf(head cacheHead, m *Manifest) *cache {
 	return k
 }
 
-// save writes the cache, so that there is always a whole one.
-func (k *cache) save(c *Config) error {
-	head, err := json.Marshal(k.cacheHead)
+// save writes the cache with another head and with these changes, so that there is always a whole one on disk. Changes calls do with what
+// is new, or nil for a path that is no more, in the order of paths. The cache itself stays as it is.
+func (k *cache) save(c *Config, head cacheHead, changes func(do func(path string, e *Entry) error) error) error {
+	line, err := json.Marshal(head)
 	if err != nil {
 		return err
 	}
@@ -189,11 +193,39 @@ func (k *cache) save(c *Config) error {
 	}
 	defer f.Cleanup()
 	h := sha256.New()
-	for _, part := range [][]byte{append(head, '\n'), k.records} {
-		_, _ = h.Write(part)
-		if _, err := f.Write(part); err != nil {
+	w := bufio.NewWriterSize(io.MultiWriter(f, h), 256<<10)
+	_, _ = w.Write(append(line, '\n')) // its error comes with Flush
+	rest := k.records
+	if changes != nil {
+		var record []byte
+		err = changes(func(path string, e *Entry) error {
+			from := rest
+			for len(rest) > 0 {
+				old, after := recordPath(rest)
+				if comparePaths(string(old), path) >= 0 {
+					break
+				}
+				rest = after
+			}
+			_, _ = w.Write(from[:len(from)-len(rest)])
+			if len(rest) > 0 {
+				if old, after := recordPath(rest); string(old) == path {
+					rest = after
+				}
+			}
+			if e != nil {
+				record = appendRecord(record[:0], e)
+				_, _ = w.Write(record)
+			}
+			return nil
+		})
+		if err != nil {
 			return err
 		}
+	}
+	_, _ = w.Write(rest)
+	if err := w.Flush(); err != nil {
+		return err
 	}
 	if _, err := f.Write(h.Sum(nil)); err != nil {
 		return err
@@ -201,44 +233,23 @@ func (k *cache) save(c *Config) error {
 	return f.CloseAtomicallyReplace()
 }
 
-// merge is the cache with other entries; nil removes one. Both the cache and the list are in the order of paths.
-func (k *cache) merge(paths []string, entries map[string]*Entry) *cache {
-	next := &cache{cacheHead: k.cacheHead, records: make([]byte, 0, len(k.records)+256*len(paths))}
-	rest := k.records
-	for len(rest) > 0 || len(paths) > 0 {
-		order := 1
-		var path, after []byte
-		if len(rest) > 0 {
-			path, after = recordPath(rest)
-			order = -1
-			if len(paths) > 0 {
-				order = comparePaths(string(path), paths[0])
-			}
-		}
-		if order >= 0 {
-			if e := entries[paths[0]]; e != nil {
-				next.records = appendRecord(next.records, e)
-			}
-			paths = paths[1:]
-		} else {
-			next.records = append(next.records, rest[:len(rest)-len(after)]...)
-		}
-		if order <= 0 {
-			rest = after
-		}
+// each calls do with every entry, in the order of paths. It is to be copied by who keeps it.
+func (k *cache) each(do func(*Entry)) {
+	var e Entry
+	for rest := k.records; len(rest) > 0; {
+		parseRecord(rest, &e)
+		_, rest = recordPath(rest)
+		do(&e)
 	}
-	return next
 }
 
 // manifest is what the cache holds.
 func (k *cache) manifest() *Manifest {
 	m := newManifest()
-	for rest := k.records; len(rest) > 0; {
-		e := new(Entry)
-		parseRecord(rest, e)
-		_, rest = recordPath(rest)
-		m.entries[e.Path] = e
-	}
+	k.each(func(e *Entry) {
+		kept := *e
+		m.entries[e.Path] = &kept
+	})
 	return m
 }
 
@@ -267,19 +278,16 @@ func (k *cache) entryOf(h Hash) *Entry {
 	return e
 }
 
-// hasSize tells whether some file has that size, or may have it.
-func (k *cache) hasSize(size int64) bool {
+// hasSize tells whether some file has that size, or may have it. It is only asked for sizes over least.
+func (k *cache) hasSize(size, least int64) bool {
 	if k.sizes == nil {
 		k.sizes = map[int64]bool{}
-		var e Entry
-		for rest := k.records; len(rest) > 0; {
-			parseRecord(rest, &e)
-			_, rest = recordPath(rest)
-			if e.Kind == File {
+		k.each(func(e *Entry) {
+			if e.Kind == File && e.Size > least {
 				k.sizes[e.Size] = true
-				k.unsized = k.unsized || e.has&hasSize == 0
 			}
-		}
+			k.unsized = k.unsized || e.Kind == File && e.has&hasSize == 0
+		})
 	}
 	return k.unsized || k.sizes[size]
 }

@@ -112,7 +112,7 @@ func (r *Repository) Expire(ctx context.Context, keep Keep, dryRun bool) (x *Exp
 		if err != nil {
 			return err
 		}
-		if _, err := r.putMeta(ctx, r.c.RemoteExpiredFile, text); err != nil {
+		if _, err := r.putMeta(ctx, r.c.RemoteExpiredFile, literal(text)); err != nil {
 			return err
 		}
 		if err := r.s.at("expired"); err != nil {

@@ -396,30 +396,56 @@ func (k *keys) keyFor(h header) (*[secretstream.KeySize]byte, error) {
 	return k.stream(), nil
 }
 
-// sealMeta makes the object of metadata.
-func sealMeta(text []byte, pipeline []string, k *keys) ([]byte, error) {
-	h := metaHeader(pipeline, k)
-	if h.compressed != "" {
-		var b bytes.Buffer
-		w, err := bzip2.NewWriter(&b, &bzip2.WriterConfig{Level: bzip2.BestCompression})
-		if err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(text); err != nil {
-			return nil, err
-		}
-		if err := w.Close(); err != nil {
-			return nil, err
-		}
-		text = b.Bytes()
+// sealMeta makes the object of metadata whose text write writes. Where it is not compressed, write is called twice and has to write the same.
+func sealMeta(h header, k *keys, write func(io.Writer) error) ([]byte, error) {
+	// One buffer, for the text of many files is large: what is before the text has its place in it from the beginning.
+	head := appendFrame(make([]byte, secretstream.Headroom), h)
+	var stream *secretstream.Writer
+	if h.encryption != nil {
+		var start [secretstream.HeaderSize]byte
+		stream, start = secretstream.NewWriter(k.stream())
+		head = append(append(head, start[:]...), 0) // and the tag
 	}
-	object := appendFrame(make([]byte, 0, frameSize+len(h.raw)+secretstream.HeaderSize+len(text)+secretstream.Overhead), h)
-	if h.encryption == nil {
-		return append(object, text...), nil
+	var b bytes.Buffer
+	var w io.WriteCloser
+	var err error
+	switch h.compressed {
+	case "bz2":
+		w, err = bzip2.NewWriter(&b, &bzip2.WriterConfig{Level: bzip2.BestCompression})
+	case "zstd":
+		w, err = zstd.NewWriter(&b, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
+	default:
+		var size byteCount
+		if err = write(&size); err == nil {
+			b.Grow(len(head) + int(size) + secretstream.Overhead)
+		}
 	}
-	w, start := secretstream.NewWriter(k.stream())
-	object = append(object, start[:]...)
-	return w.Seal(object, text, h.raw, secretstream.TagFinal), nil
+	if err != nil {
+		return nil, err
+	}
+	b.Write(head)
+	if w == nil {
+		err = write(&b)
+	} else if err = write(w); err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := b.Len() - len(head)
+	if stream != nil {
+		b.Write(make([]byte, secretstream.Overhead-1))
+		stream.SealInPlace(b.Bytes(), len(head), n, h.raw, secretstream.TagFinal)
+	}
+	return b.Bytes()[secretstream.Headroom:], nil
+}
+
+// byteCount counts what is written to it.
+type byteCount int64
+
+func (n *byteCount) Write(p []byte) (int, error) {
+	*n += byteCount(len(p))
+	return len(p), nil
 }
 
 // maxMetaSize bounds what metadata may become when it is decompressed.

@@ -81,11 +81,22 @@ func TestHeaderMistakes(t *testing.T) {
 	}
 }
 
+// encodeDiff is the text of a diff.
+func encodeDiff(c *commit, changes []Change) []byte {
+	var b bytes.Buffer
+	d := newDiffWriter(&b, c)
+	for i := range changes {
+		d.add(changes[i].Status, &changes[i].Entry)
+	}
+	_ = d.close() // a buffer takes all
+	return b.Bytes()
+}
+
 func TestMeta(t *testing.T) {
 	k := testKeys()
 	text := []byte(`[{"path": "/a"}]` + strings.Repeat(" ", 1000))
 	for _, pipeline := range [][]string{nil, {"compress"}, {"encrypt"}, {"encrypt", "compress"}, {"compress", "encrypt"}} {
-		object, err := sealMeta(text, pipeline, k)
+		object, err := sealMeta(metaHeader(pipeline, k), k, literal(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +184,7 @@ func TestDiffIsPythons(t *testing.T) {
 }
 
 func TestMetaIsPythons(t *testing.T) {
-	object, err := sealMeta(bytes.Repeat([]byte("text "), 100000), []string{"compress"}, nil)
+	object, err := sealMeta(metaHeader([]string{"compress"}, nil), nil, literal(bytes.Repeat([]byte("text "), 100000)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +246,7 @@ func TestPathsThatLeadElsewhere(t *testing.T) {
 func FuzzFrame(f *testing.F) {
 	k := testKeys()
 	for _, p := range [][]string{nil, {"encrypt"}, {"compress", "encrypt"}} {
-		object, _ := sealMeta([]byte("[]"), p, k)
+		object, _ := sealMeta(metaHeader(p, k), k, literal([]byte("[]")))
 		f.Add(object)
 		f.Add(appendFrame(nil, fileHeader(5, p, k)))
 	}

@@ -1,11 +1,12 @@
 package filebackup
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -34,60 +35,88 @@ func fstat(f *os.File) (*unix.Stat_t, error) {
 	return st, nil
 }
 
-// gcLog reads the log of what a run is about to store, or was when it died.
-func (r *Repository) gcLog(ctx context.Context) (entries []gcEntry, v objectVersion, err error) {
+// gcLog reads the log of what a run is about to store, or was when it died. First is the first entry, if there
+// is one, and each calls do with all.
+func (r *Repository) gcLog(ctx context.Context) (first *gcEntry, v objectVersion, each func(do func(gcEntry) error) error, err error) {
 	text, v, err := r.getMeta(ctx, r.c.RemoteGCLogFile, "")
 	if errors.Is(err, ErrNotFound) {
-		return nil, objectVersion{}, nil
+		return nil, objectVersion{}, nil, nil
 	}
 	if err != nil {
-		return nil, v, err
+		return nil, v, nil, err
 	}
-	if err := json.Unmarshal(text, &entries); err != nil {
-		return nil, v, &CorruptError{r.c.RemoteGCLogFile, v.ID, err}
+	each = func(do func(gcEntry) error) error {
+		d := json.NewDecoder(bytes.NewReader(text))
+		if t, err := d.Token(); err != nil || t != json.Delim('[') {
+			return &CorruptError{r.c.RemoteGCLogFile, v.ID, errors.New("it holds no list")}
+		}
+		for d.More() {
+			var l gcEntry
+			if err := d.Decode(&l); err != nil {
+				return &CorruptError{r.c.RemoteGCLogFile, v.ID, err}
+			}
+			if err := do(l); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	return entries, v, nil
+	enough := errors.New("enough")
+	err = each(func(l gcEntry) error {
+		first = &l
+		return enough
+	})
+	if errors.Is(err, enough) {
+		err = nil
+	}
+	return first, v, each, err
 }
 
 // recover takes up what dead runs have left: what they stored is used again, and what nobody knows the content of is garbage.
 func (b *backup) recover(ctx context.Context) error {
-	lines := b.c.readJournal()
-	log, v, err := b.gcLog(ctx)
+	first, v, log, err := b.gcLog(ctx)
 	if err != nil {
 		return err
 	}
-	runs, stored := b.runs, map[string]bool{}
-	b.known = map[string]journalLine{}
-	for _, l := range lines {
+	stored := map[string]bool{}
+	err = b.c.readJournal(func(l *journalLine) error {
 		switch {
 		case l.Run != "":
-			runs[l.Run] = true
+			b.runs[l.Run] = true
 		case l.Upload != "":
 			// It is ours, and who began it is dead: we have the lock.
 			if err := b.s.abortMultipart(ctx, b.c.RemoteBasePath+l.Object, l.Upload); err != nil && !errors.Is(err, errAccess) {
 				return err
 			}
 		case l.ID != "":
-			if h, err := parseHash(l.Hash); err == nil {
-				b.known[string(h[:])+l.Words] = l
-				stored[l.ID] = true
+			h, err := parseHash(l.Hash)
+			if err != nil {
+				return nil
 			}
+			stored[l.ID] = true
+			b.used = append(b.used, false)
+			b.countSize(l.Size)
+			b.countSize(l.Size) // one such file is enough
+			return b.known.add(h, l.Words, storedObject{l.Object, l.ID})
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if v.ID == "" {
 		b.logged = false
 		return nil
 	}
-	ours := len(log) > 0 && runs[log[0].Run]
-	if !ours && b.s.serverNow().Sub(v.Modified) < aliveFor {
+	if (first == nil || !b.runs[first.Run]) && b.s.serverNow().Sub(v.Modified) < aliveFor {
 		b.c.Log.Warn("a backup from elsewhere is running, or died less than a day ago; what it stored is left alone", "began", v.Modified)
 		return nil
 	}
 	b.logged = true
 	var candidates []objectVersion
 	var mu sync.Mutex
-	err = each(ctx, b.c.parallel(), log, func(ctx context.Context, l gcEntry) error {
-		since := v.Modified.Truncate(time.Second)
+	since := v.Modified.Truncate(time.Second)
+	look := func(ctx context.Context, l gcEntry) error {
 		list, err := b.s.keyVersions(ctx, b.c.RemoteBasePath+or(l.Object, l.Path), func(o objectVersion) bool { return o.Modified.Before(since) })
 		mu.Lock()
 		defer mu.Unlock()
@@ -97,7 +126,18 @@ func (b *backup) recover(ctx context.Context) error {
 			}
 		}
 		return err
+	}
+	var some []gcEntry
+	err = log(func(l gcEntry) error {
+		if some = append(some, l); len(some) < 1000 {
+			return nil
+		}
+		defer func() { some = some[:0] }()
+		return each(ctx, b.c.parallel(), some, look)
 	})
+	if err == nil {
+		err = each(ctx, b.c.parallel(), some, look)
+	}
 	if err != nil {
 		return err
 	}
@@ -129,36 +169,39 @@ func each[T any](ctx context.Context, parallel int, list []T, do func(context.Co
 
 // cleanUp ends a run that has done all it was to do.
 func (b *backup) cleanUp(ctx context.Context) error {
-	if len(b.known) > len(b.used) {
+	var left []storedObject
+	for i, used := range b.used {
+		if !used {
+			o, err := b.known.get(i)
+			if err != nil {
+				return err
+			}
+			left = append(left, o)
+		}
+	}
+	if len(left) > 0 && b.latest() == nil {
 		referenced := map[string]bool{}
-		var e Entry
-		for rest := b.cache.records; len(rest) > 0; {
-			parseRecord(rest, &e)
-			_, rest = recordPath(rest)
-			referenced[e.ID] = true
-		}
-		var mu sync.Mutex
-		var candidates []objectVersion
-		err := each(ctx, b.c.parallel(), slices.Collect(maps.Values(b.known)), func(ctx context.Context, l journalLine) error {
-			if referenced[l.ID] {
-				return nil
+		b.cache.each(func(e *Entry) { referenced[e.ID] = true })
+		left = slices.DeleteFunc(left, func(o storedObject) bool { return referenced[o.id] })
+	}
+	var mu sync.Mutex
+	var candidates []objectVersion
+	err := each(ctx, b.c.parallel(), left, func(ctx context.Context, o storedObject) error {
+		list, err := b.s.keyVersions(ctx, b.c.RemoteBasePath+o.object, func(v objectVersion) bool { return v.ID == o.id })
+		mu.Lock()
+		defer mu.Unlock()
+		for _, v := range list {
+			if v.ID == o.id && !v.Marker {
+				candidates = append(candidates, v)
 			}
-			list, err := b.s.keyVersions(ctx, b.c.RemoteBasePath+l.Object, func(v objectVersion) bool { return v.ID == l.ID })
-			mu.Lock()
-			defer mu.Unlock()
-			for _, v := range list {
-				if v.ID == l.ID && !v.Marker {
-					candidates = append(candidates, v)
-				}
-			}
-			return err
-		})
-		if err != nil {
-			return err
 		}
-		if err := b.collect(ctx, candidates); err != nil {
-			return err
-		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.collect(ctx, candidates); err != nil {
+		return err
 	}
 	if b.logged {
 		if err := b.dropLog(ctx); err != nil {
@@ -166,7 +209,7 @@ func (b *backup) cleanUp(ctx context.Context) error {
 		}
 	}
 	if b.journal == nil {
-		if len(b.known) == 0 {
+		if len(b.used) == 0 {
 			return nil
 		}
 		return ignoreMissing(os.Remove(b.c.journalPath()))
@@ -177,11 +220,11 @@ func (b *backup) cleanUp(ctx context.Context) error {
 // dropLog says that nothing is about to be stored any more. Where that is allowed nothing is left of the log.
 func (b *backup) dropLog(ctx context.Context) error {
 	for b.c.deletes() {
-		log, v, err := b.gcLog(ctx)
+		first, v, _, err := b.gcLog(ctx)
 		if err != nil {
 			return err
 		}
-		if v.ID == "" || len(log) > 0 && !b.runs[log[0].Run] && b.s.serverNow().Sub(v.Modified) < aliveFor {
+		if v.ID == "" || first != nil && !b.runs[first.Run] && b.s.serverNow().Sub(v.Modified) < aliveFor {
 			return nil // of somebody else
 		}
 		err = b.s.remove(ctx, b.c.RemoteGCLogFile, v.ID)
@@ -309,8 +352,17 @@ func (r *Repository) putGarbageLog(ctx context.Context, log [][][2]string) error
 		}
 		b = append(b, ']')
 	}
-	_, err := r.putMeta(ctx, r.c.RemoteGarbageObjectLogFile, append(b, ']'))
+	b = append(b, ']')
+	_, err := r.putMeta(ctx, r.c.RemoteGarbageObjectLogFile, literal(b))
 	return err
+}
+
+// literal writes what is given.
+func literal(b []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	}
 }
 
 var errNoDelete = errors.New("the configuration allows no versions of objects to be removed (read_only, write_only, allow_delete_versions)")
@@ -475,29 +527,31 @@ func (r *Repository) GarbageCollect(ctx context.Context, dryRun bool) (g *Garbag
 		if err != nil {
 			return err
 		}
-		log, began, err := r.gcLog(ctx)
+		first, began, _, err := r.gcLog(ctx)
 		if err != nil {
 			return err
 		}
-		runs := map[string]bool{}
-		for _, l := range r.c.readJournal() {
+		runs, resumed := map[string]bool{}, map[string]bool{}
+		err = r.c.readJournal(func(l *journalLine) error {
 			if l.ID != "" { // a run that goes on where one died uses it
 				delete(stored, [2]string{r.c.RemoteBasePath + l.Object, l.ID})
+				resumed[l.ID] = true
 			}
-			runs[l.Run] = runs[l.Run] || l.Run != ""
+			runs[l.Run] = l.Run != ""
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		alive := began.ID != "" && r.s.serverNow().Sub(began.Modified) < aliveFor && (len(log) == 0 || !runs[log[0].Run])
+		alive := began.ID != "" && r.s.serverNow().Sub(began.Modified) < aliveFor && (first == nil || !runs[first.Run])
 		refs, err := r.references(ctx, nil)
 		if err != nil {
 			return err
 		}
 		g = &Garbage{}
 		for object := range refs.kept {
-			if _, ok := stored[object]; !ok {
-				there := slices.ContainsFunc(r.c.readJournal(), func(l journalLine) bool { return l.ID == object[1] })
-				if !there {
-					g.Missing = append(g.Missing, ObjectRef{object[0], object[1], refs.sizes[object]})
-				}
+			if _, ok := stored[object]; !ok && !resumed[object[1]] {
+				g.Missing = append(g.Missing, ObjectRef{object[0], object[1], refs.sizes[object]})
 			}
 		}
 		var list []objectVersion

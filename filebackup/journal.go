@@ -1,7 +1,7 @@
 package filebackup
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,19 +33,25 @@ type journalLine struct {
 	Upload string `json:"upload,omitempty"` // of parts, that has begun
 }
 
-// readJournal reads what there is; what is torn is left out.
-func (c *Config) readJournal() (lines []journalLine) {
-	data, err := os.ReadFile(c.journalPath())
+// readJournal calls do with each line that there is; what is torn is left out.
+func (c *Config) readJournal(do func(*journalLine) error) error {
+	f, err := os.Open(c.journalPath())
 	if err != nil {
 		return nil
 	}
-	for line := range bytes.Lines(data) {
+	defer f.Close()
+	for r := bufio.NewReader(f); ; {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			return nil
+		}
 		var l journalLine
-		if bytes.HasSuffix(line, []byte("\n")) && json.Unmarshal(line, &l) == nil {
-			lines = append(lines, l)
+		if json.Unmarshal(line, &l) == nil {
+			if err := do(&l); err != nil {
+				return err
+			}
 		}
 	}
-	return lines
 }
 
 func (c *Config) openJournal(run string) (*journal, error) {
@@ -141,7 +147,11 @@ func (c *Config) localPaths() map[string]bool {
 	if err != nil {
 		return paths
 	}
-	for _, path := range []string{c.cachePath(), c.journalPath(), c.LocalLockFile, c.LocalManifestFile} {
+	own := []string{c.cachePath(), c.journalPath(), c.LocalLockFile, c.LocalManifestFile}
+	for _, of := range []string{"jobs", "known", "stored", "results"} {
+		own = append(own, c.spoolPath(of))
+	}
+	for _, path := range own {
 		if full, err := filepath.Abs(path); err == nil {
 			if rest, ok := strings.CutPrefix(full, strings.TrimSuffix(base, "/")+"/"); ok {
 				paths["/"+rest] = true

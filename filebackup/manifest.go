@@ -1,6 +1,7 @@
 package filebackup
 
 import (
+	"bufio"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -68,11 +69,12 @@ type Entry struct {
 type fields uint8
 
 const (
-	hasSize   fields = 1 << iota
-	hasMTime         // in nanoseconds
-	hasMode          // and owner and extended attributes
-	hasInode         // and CTime
-	hasTarget        // to tell a link apart
+	hasSize  fields = 1 << iota
+	hasMTime        // in nanoseconds
+	hasMode         // and owner and extended attributes
+	hasInode        // and CTime
+
+	hasFound = hasSize | hasMTime | hasMode | hasInode // what a scan finds
 )
 
 // ModTime is when the file was last modified.
@@ -260,26 +262,46 @@ func (e *Entry) appendJSON(b []byte, status string, deleted bool) []byte {
 	return append(b, '}')
 }
 
-// encodeDiff is the text of a diff.
-func encodeDiff(c *commit, changes []Change) []byte {
-	b := make([]byte, 0, 64+300*len(changes))
-	b = append(b, '[')
-	if c != nil {
-		b = append(b, `{"path": "", "status": "commit", "empty": true, "id": `...)
-		b = appendString(b, c.ID)
-		b = appendString(append(b, `, "parent": `...), c.Parent)
-		b = appendString(append(b, `, "host": `...), c.Host)
-		b = strconv.AppendInt(append(b, `, "time": `...), c.Time, 10)
-		b = append(b, '}')
+// diffWriter writes the text of a diff.
+type diffWriter struct {
+	w   *bufio.Writer
+	buf []byte
+	any bool
+}
+
+// newDiffWriter begins a diff. The commit may be nil, as in those of rrbackup.
+func newDiffWriter(w io.Writer, c *commit) *diffWriter {
+	d := &diffWriter{w: bufio.NewWriterSize(w, 64<<10)}
+	_ = d.w.WriteByte('[') // its error comes with Flush
+	if c == nil {
+		return d
 	}
-	for i := range changes {
-		if len(b) > 1 {
-			b = append(b, ", "...)
-		}
-		status := changes[i].Status
-		b = changes[i].Entry.appendJSON(b, status, status == statusDeleted || status == statusDropped)
+	b := append(d.buf[:0], `{"path": "", "status": "commit", "empty": true, "id": `...)
+	b = appendString(b, c.ID)
+	b = appendString(append(b, `, "parent": `...), c.Parent)
+	b = appendString(append(b, `, "host": `...), c.Host)
+	b = strconv.AppendInt(append(b, `, "time": `...), c.Time, 10)
+	d.element(append(b, '}'))
+	return d
+}
+
+// element adds an element of the list.
+func (d *diffWriter) element(b []byte) {
+	if d.any {
+		_, _ = d.w.WriteString(", ")
 	}
-	return append(b, ']')
+	d.any = true
+	_, _ = d.w.Write(b)
+	d.buf = b
+}
+
+func (d *diffWriter) add(status string, e *Entry) {
+	d.element(e.appendJSON(d.buf[:0], status, status == statusDeleted || status == statusDropped))
+}
+
+func (d *diffWriter) close() error {
+	_ = d.w.WriteByte(']')
+	return d.w.Flush()
 }
 
 // jsonEntry is an element of a diff.

@@ -7,15 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
-
-	"sdbackup/filebackup/internal/secretstream"
 )
 
 // Repository is a bucket with the versions of a folder.
@@ -131,15 +128,15 @@ func (r *Repository) getMeta(ctx context.Context, key, id string) ([]byte, objec
 	return text, v, nil
 }
 
-// putMeta stores an object of metadata.
-func (r *Repository) putMeta(ctx context.Context, key string, text []byte) (id string, err error) {
+// putMeta stores an object of metadata, whose text write writes, perhaps twice.
+func (r *Repository) putMeta(ctx context.Context, key string, write func(io.Writer) error) (id string, err error) {
 	var k *keys
 	if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
 		if k, err = r.key(ctx, true); err != nil {
 			return "", err
 		}
 	}
-	object, err := sealMeta(text, r.c.MetaPipeline, k)
+	object, err := sealMeta(metaHeader(r.c.MetaPipeline, k), k, write)
 	if err != nil {
 		return "", err
 	}
@@ -354,36 +351,30 @@ func (r *Repository) snapshotName(v Version) string {
 }
 
 // putSnapshot stores the whole manifest of a version.
-func (r *Repository) putSnapshot(ctx context.Context, v Version, m *Manifest) error {
-	changes := make([]Change, 0, m.Len())
-	for _, e := range m.Sorted() {
-		status := statusNew
-		if e.Kind != File {
-			status = statusExtra
-		}
-		changes = append(changes, Change{Status: status, Entry: *e})
-	}
-	text := encodeDiff(&commit{ID: "snapshot", Parent: v.ID}, changes)
+func (r *Repository) putSnapshot(ctx context.Context, v Version, k *cache) error {
 	h := header{compressed: "zstd", raw: []byte(`{"V":"1","Z":{"A":"zstd"}}`)}
-	var k *keys
+	var keys *keys
 	if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
 		var err error
-		if k, err = r.key(ctx, true); err != nil {
+		if keys, err = r.key(ctx, true); err != nil {
 			return err
 		}
-		h.raw = []byte(`{"V":"1","Z":{"A":"zstd"},"E":` + k.derivation.json(`,"E":"sodssxcc20"`) + `}`)
+		h.raw = []byte(`{"V":"1","Z":{"A":"zstd"},"E":` + keys.derivation.json(`,"E":"sodssxcc20"`) + `}`)
+		h.encryption = &keys.derivation
 	}
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
+	object, err := sealMeta(h, keys, func(w io.Writer) error {
+		d := newDiffWriter(w, &commit{ID: "snapshot", Parent: v.ID})
+		k.each(func(e *Entry) {
+			status := statusNew
+			if e.Kind != File {
+				status = statusExtra
+			}
+			d.add(status, e)
+		})
+		return d.close()
+	})
 	if err != nil {
 		return err
-	}
-	text = e.EncodeAll(text, nil)
-	object := appendFrame(nil, h)
-	if k == nil {
-		object = append(object, text...)
-	} else {
-		w, start := secretstream.NewWriter(k.stream())
-		object = w.Seal(append(object, start[:]...), text, h.raw, secretstream.TagFinal)
 	}
 	_, err = r.s.put(ctx, r.snapshotName(v), object, false)
 	return err
@@ -578,10 +569,12 @@ func (r *Repository) objectPath(path string, pipeline []string, k *keys) string 
 		return "/" + k.hashName(path)
 	}
 	if !plainKey(r.c.RemoteBasePath + path) {
-		return "/.names/" + hashText(path)
+		return hashedPath(path)
 	}
 	return path
 }
+
+func hashedPath(path string) string { return "/.names/" + hashText(path) }
 
 // plural is a number of things.
 func plural(n int, one, many string) string {

@@ -34,12 +34,23 @@ func (f *found) fill(st *unix.Stat_t) {
 	f.mode, f.uid, f.gid = st.Mode&0o7777, int(st.Uid), int(st.Gid)
 }
 
+// entry is what the scan knows.
+func (f *found) entry() Entry {
+	return Entry{
+		Path: f.path, Kind: f.kind, Size: f.size, MTime: f.mtime, CTime: f.ctime, Inode: f.inode, Mode: f.mode, UID: f.uid, GID: f.gid,
+		Target: f.target, has: hasFound,
+	}
+}
+
 // scanner walks a folder. Folders that come next are read ahead of time.
 type scanner struct {
 	c      *Config
 	device uint64
 	ahead  chan struct{} // one for each folder that may be read ahead
 }
+
+// fileID tells a folder apart from all others.
+type fileID struct{ device, inode uint64 }
 
 // listing is what is in a folder.
 type listing struct {
@@ -50,8 +61,7 @@ type listing struct {
 type item struct {
 	found
 	folder bool // to be entered
-	skip   bool
-	st     unix.Stat_t
+	device uint64
 	next   chan listing // where it has been read ahead
 }
 
@@ -69,10 +79,10 @@ func (c *Config) scan(ctx context.Context, each func(*found) error) error {
 	if l.err != nil {
 		return fmt.Errorf("folder %s: %w", c.BasePath, l.err)
 	}
-	return s.walk(ctx, l.list, []unix.Stat_t{st}, each)
+	return s.walk(ctx, l.list, []fileID{{st.Dev, st.Ino}}, each)
 }
 
-func (s *scanner) walk(ctx context.Context, list []item, above []unix.Stat_t, each func(*found) error) error {
+func (s *scanner) walk(ctx context.Context, list []item, above []fileID, each func(*found) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -97,11 +107,8 @@ func (s *scanner) walk(ctx context.Context, list []item, above []unix.Stat_t, ea
 			}
 		}
 		it := &list[i]
-		if it.skip {
-			continue
-		}
 		if it.folder {
-			if slices.ContainsFunc(above, func(a unix.Stat_t) bool { return a.Dev == it.st.Dev && a.Ino == it.st.Ino }) {
+			if slices.Contains(above, fileID{it.device, it.inode}) {
 				s.c.Log.Warn("a link leads back to a folder that it is in, and is not followed", "path", it.path)
 				continue
 			}
@@ -129,7 +136,7 @@ func (s *scanner) walk(ctx context.Context, list []item, above []unix.Stat_t, ea
 		if l.err != nil {
 			continue
 		}
-		if err := s.walk(ctx, l.list, append(above, it.st), each); err != nil {
+		if err := s.walk(ctx, l.list, append(above, fileID{it.device, it.inode}), each); err != nil {
 			return err
 		}
 	}
@@ -197,7 +204,8 @@ func (s *scanner) list(dir string) (l listing) {
 
 // stat looks at what is in a folder, and tells whether it is anything for a backup.
 func (s *scanner) stat(fd int, name string, it *item) bool {
-	err := unix.Fstatat(fd, name, &it.st, unix.AT_SYMLINK_NOFOLLOW)
+	var st unix.Stat_t
+	err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return false
 	}
@@ -205,29 +213,30 @@ func (s *scanner) stat(fd int, name string, it *item) bool {
 		it.err = err
 		return true
 	}
-	if s.c.FollowSymlinks && it.st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		var st unix.Stat_t
-		switch err := unix.Fstatat(fd, name, &st, 0); {
+	if s.c.FollowSymlinks && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		var of unix.Stat_t
+		switch err := unix.Fstatat(fd, name, &of, 0); {
 		case err == nil:
-			it.st = st
+			st = of
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP): // it leads nowhere, and is kept as it is
 		default:
 			it.err = err
 			return true
 		}
 	}
-	it.fill(&it.st)
-	switch it.st.Mode & unix.S_IFMT {
+	it.fill(&st)
+	it.device = st.Dev
+	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		it.kind = File
 	case unix.S_IFDIR:
 		it.kind, it.folder = Folder, true
-		if it.st.Dev != s.device && s.c.VisitMountpoints != nil && !*s.c.VisitMountpoints {
+		if st.Dev != s.device && s.c.VisitMountpoints != nil && !*s.c.VisitMountpoints {
 			it.folder = false
 		}
 	case unix.S_IFLNK:
 		it.kind = Symlink
-		target := make([]byte, max(it.st.Size, 255)+1)
+		target := make([]byte, max(st.Size, 255)+1)
 		n, err := unix.Readlinkat(fd, name, target)
 		if err != nil {
 			it.err = err

@@ -129,6 +129,8 @@ func (s *store) explain(err error) error {
 		return fmt.Errorf("this machine's clock is %v %s the server's, which therefore refuses requests: set the clock", ahead, word)
 	case "NoSuchKey", "NoSuchVersion":
 		return ErrNotFound
+	case "ObjectParentIsFile", "ExistingObjectIsDirectory", "XMinioParentIsObject", "XMinioObjectExistsAsDirectory":
+		return errNameTaken
 	case "NoSuchBucket":
 		return fmt.Errorf("the bucket %q is not there", s.bucket)
 	case "InvalidAccessKeyId":
@@ -144,6 +146,9 @@ func (s *store) explain(err error) error {
 	}
 	return fmt.Errorf("the server answers %d %s: %s", response.StatusCode, response.Code, response.Message)
 }
+
+// errNameTaken says that an object and others "below" it cannot be on this server, which keeps them as files and folders.
+var errNameTaken = errors.New("the server has an object where this one needs a folder, or a folder in its place")
 
 // errAccess says that the key may not do that.
 var errAccess = errors.New("the access key is not allowed to do that")
