@@ -16,6 +16,7 @@ import (
 	"sdbackup/internal/config"
 	"sdbackup/internal/remote"
 	"sdbackup/internal/schedule"
+	records "sdbackup/internal/status"
 )
 
 type status struct {
@@ -112,8 +113,11 @@ func (t told) rows(now time.Time) ([][]string, error) {
 	var rows [][]string
 	for _, b := range backups.Backups {
 		row := []string{t.Remote, b.ID, b.Name, string(b.Verdict), cli.None, cli.None}
-		if b.Running {
+		switch {
+		case b.Running:
 			row[3] = "running"
+		case b.Verdict == records.Unknown:
+			row[3] = cli.None
 		}
 		if !b.LastSuccess.IsZero() {
 			row[4] = cli.Duration(now.Sub(b.LastSuccess)) + " ago"

@@ -58,21 +58,25 @@ func (t *table) gatewayKeys(d *Destination) {
 	remote, isRclone := strings.CutPrefix(d.Repository, "rclone:")
 	d.Gateway = t.boolean("gateway", isRclone)
 	_, local := d.Local()
-	switch {
-	case !d.Gateway:
+	if !d.Gateway {
 		for _, key := range []string{"max-size", "keep-deleted"} {
 			if t.filled(key) {
 				t.errorf(key, "is kept by the gateway, which does not serve this destination; want gateway = true")
 			}
 		}
-	case !local && !isRclone && t.filled("keep-deleted"):
-		t.errorf("keep-deleted", "is for folders and rclone: of %q its own gateway keeps what is deleted; set it there", d.Repository)
-	case d.ID == "metrics":
-		t.errorf("", "metrics is where the gateway shows its own; want another ID for a destination that it serves")
-	case !local && !isRclone && !strings.HasPrefix(d.Repository, "rest:"):
-		t.errorf("gateway", "cannot serve %q; want a folder, rest: or rclone: (backup-destination add makes one)", d.Repository)
-	case slices.Contains(reserved, d.ID):
-		t.errorf("", "%s is a part of every repository and cannot be served by the gateway under that name; want another ID", d.ID)
+	} else {
+		switch {
+		case !local && !isRclone && !strings.HasPrefix(d.Repository, "rest:"):
+			t.errorf("gateway", "cannot serve %q; want a folder, rest: or rclone: (backup-destination add makes one)", d.Repository)
+		case !local && !isRclone && t.filled("keep-deleted"):
+			t.errorf("keep-deleted", "is for folders and rclone: of %q its own gateway keeps what is deleted; set it there", d.Repository)
+		}
+		switch {
+		case d.ID == "metrics":
+			t.errorf("", "metrics is where the gateway shows its own; want another ID for a destination that it serves")
+		case slices.Contains(reserved, d.ID):
+			t.errorf("", "%s is a part of every repository and cannot be served by the gateway under that name; want another ID", d.ID)
+		}
 	}
 	if isRclone && !strings.Contains(remote, ":") {
 		t.errorf("repository", "%q names no remote of rclone's; want rclone:REMOTE:FOLDER", d.Repository)

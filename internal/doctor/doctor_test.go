@@ -180,7 +180,11 @@ func TestSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := examined(t, "[destination.a]\nrepository = \"/x\"\npassword-file = \""+dir+"/open\"\n[destination.b]\nrepository = \"/x\"\npassword-file = \""+dir+"/none\"\n")
-	if err := os.Chmod(d.Paths.Config[0], 0o777); err != nil {
+	layer := filepath.Join(d.Paths.Config[0], "layer.toml")
+	if err := os.WriteFile(layer, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(d.Paths.Config[0], 0o777), os.Chmod(layer, 0o666)); err != nil {
 		t.Fatal(err)
 	}
 	var texts []string
@@ -191,7 +195,7 @@ func TestSecrets(t *testing.T) {
 		texts = append(texts, f.Text)
 	}
 	all := strings.Join(texts, "\n")
-	for _, want := range []string{"open has mode 0644", "none is not there", "others may write into " + d.Paths.Config[0]} {
+	for _, want := range []string{"open has mode 0644", "none is not there", "others may write into " + d.Paths.Config[0] + ",", "others may write into " + layer} {
 		if !strings.Contains(all, want) {
 			t.Errorf("nothing says %q:\n%s", want, all)
 		}

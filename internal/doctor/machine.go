@@ -106,8 +106,11 @@ func (d *Doctor) secrets(context.Context) []Finding {
 		look(dest.RcloneConfig)
 	}
 	for _, layer := range d.Paths.Config {
-		if info, err := os.Stat(layer); err == nil && info.Mode().Perm()&0o022 != 0 {
-			out = append(out, problem(subject, "chmod go-w "+layer, "others may write into %s, and so decide what runs as root", layer))
+		files, _ := filepath.Glob(filepath.Join(layer, "*.toml"))
+		for _, path := range append([]string{layer}, files...) {
+			if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o022 != 0 {
+				out = append(out, problem(subject, "chmod go-w "+path, "others may write into %s, and so decide what runs as root", path))
+			}
 		}
 	}
 	switch {
