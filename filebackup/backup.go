@@ -81,7 +81,8 @@ type backup struct {
 	journal *journal
 	runs    map[string]bool // the dead ones, and this one
 	keys    *keys
-	logged  bool // there is a log of what is about to be stored, of this run or a dead one of this machine
+	logged  bool   // there is a log of what is about to be stored, of this run or a dead one of this machine
+	log     string // version ID of that of this run
 
 	streams []*job
 	jobs    spool
@@ -297,6 +298,9 @@ func (b *backup) commitPart(ctx context.Context, p *part) error {
 	if err := b.process(ctx, p); err != nil {
 		return err
 	}
+	if p == b.parts[len(b.parts)-1] {
+		b.stored.forget()
+	}
 	head := b.cache.cacheHead
 	if !p.hard.Load() {
 		b.saveCache(head, p.entries)
@@ -376,7 +380,8 @@ func (b *backup) beginUploads(ctx context.Context, p *part) error {
 		}
 	}
 	b.logged = true
-	_, err := b.putMeta(ctx, b.c.RemoteGCLogFile, func(w io.Writer) error {
+	var err error
+	b.log, err = b.putMeta(ctx, b.c.RemoteGCLogFile, func(w io.Writer) error {
 		d := newDiffWriter(w, nil)
 		var text []byte
 		add := func(j *job) {

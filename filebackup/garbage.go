@@ -220,12 +220,19 @@ func (b *backup) cleanUp(ctx context.Context) error {
 // dropLog says that nothing is about to be stored any more. Where that is allowed nothing is left of the log.
 func (b *backup) dropLog(ctx context.Context) error {
 	for b.c.deletes() {
-		first, v, _, err := b.gcLog(ctx)
+		v, err := b.s.head(ctx, b.c.RemoteGCLogFile)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err == nil && v.ID != b.log {
+			var first *gcEntry
+			first, v, _, err = b.gcLog(ctx)
+			if err == nil && (v.ID == "" || first != nil && !b.runs[first.Run] && b.s.serverNow().Sub(v.Modified) < aliveFor) {
+				return nil // of somebody else
+			}
+		}
 		if err != nil {
 			return err
-		}
-		if v.ID == "" || first != nil && !b.runs[first.Run] && b.s.serverNow().Sub(v.Modified) < aliveFor {
-			return nil // of somebody else
 		}
 		err = b.s.remove(ctx, b.c.RemoteGCLogFile, v.ID)
 		if errors.Is(err, errAccess) { // by Object Lock

@@ -15,7 +15,6 @@ import (
 	stdbzip2 "compress/bzip2"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/minio/minio-go/v7"
 
 	"sdbackup/filebackup/internal/secretstream"
 )
@@ -24,6 +23,7 @@ const (
 	minPart      = 5 << 20 // of S3, but for the last one
 	maxParts     = 10000
 	bufferBudget = 64 << 20 // bytes of all that is being read and sent
+	partsAtOnce  = 4        // of one file, as far as there is memory
 )
 
 // md5Of is what S3 wants with a request that Object Lock applies to.
@@ -108,13 +108,14 @@ type objectWriter struct {
 	upload  *multipart
 	number  int
 	sending sync.WaitGroup
+	slots   chan struct{} // of parts that are being sent
 	mu      sync.Mutex
 	err     error
 }
 
 // newObjectWriter begins an object for about size bytes.
 func (s *store) newObjectWriter(ctx context.Context, b *budget, key string, h header, k *keys, size int64) *objectWriter {
-	w := &objectWriter{ctx: ctx, s: s, budget: b, key: key, h: h}
+	w := &objectWriter{ctx: ctx, s: s, budget: b, key: key, h: h, slots: make(chan struct{}, partsAtOnce)}
 	w.perPart = max(1, (minPart+h.chunk-1)/h.chunk)
 	if least := size/int64(maxParts-1)/int64(h.chunk) + 1; size > 0 && int64(w.perPart) < least {
 		w.perPart = int(least)
@@ -257,16 +258,18 @@ func (w *objectWriter) flush(end int) error {
 	}
 	w.number++
 	number, buf := w.number, w.buf
-	w.sending.Wait() // one at a time beside the one that is being filled, unless there is memory
-	w.upload.parts = append(w.upload.parts, minio.CompletePart{})
+	w.slots <- struct{}{}
+	send := func() error {
+		defer func() { <-w.slots }()
+		return w.s.putPart(w.ctx, w.upload, number, buf[secretstream.Headroom:end])
+	}
 	if other := w.budget.take(len(buf), false); other != nil {
 		w.buf = other
 		w.sending.Go(func() {
-			err := w.s.putPart(w.ctx, w.upload, number, buf[secretstream.Headroom:end])
+			w.fail(send())
 			w.budget.give(buf)
-			w.fail(err)
 		})
-	} else if err := w.s.putPart(w.ctx, w.upload, number, buf[secretstream.Headroom:end]); err != nil {
+	} else if err := send(); err != nil { // there is no memory for another part
 		return err
 	}
 	w.text, w.n, w.chunks = secretstream.Headroom, 0, 0
@@ -301,7 +304,6 @@ func (w *objectWriter) finish() (id string, err error) {
 		return "", err
 	}
 	w.number++
-	w.upload.parts = append(w.upload.parts, minio.CompletePart{})
 	if err := w.s.putPart(w.ctx, w.upload, w.number, w.buf[secretstream.Headroom:end]); err != nil {
 		return "", err
 	}

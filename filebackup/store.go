@@ -12,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -448,7 +450,8 @@ func (s *store) ensureVersioning(ctx context.Context) (enabled bool, err error) 
 // multipart is an upload in parts.
 type multipart struct {
 	key, id string
-	parts   []minio.CompletePart
+	mu      sync.Mutex
+	parts   []minio.CompletePart // in the order in which they were stored
 }
 
 func (s *store) beginMultipart(ctx context.Context, key string) (*multipart, error) {
@@ -472,7 +475,9 @@ func (s *store) putPart(ctx context.Context, m *multipart, number int, body []by
 		part, err := s.core.PutObjectPart(ctx, s.bucket, m.key, m.id, number, bytes.NewReader(body), int64(len(body)),
 			minio.PutObjectPartOptions{Sha256Hex: sum, Md5Base64: md5Of(body, s.retain > 0)})
 		if err == nil {
-			m.parts[number-1] = minio.CompletePart{PartNumber: number, ETag: part.ETag}
+			m.mu.Lock()
+			m.parts = append(m.parts, minio.CompletePart{PartNumber: number, ETag: part.ETag})
+			m.mu.Unlock()
 		}
 		return err
 	})
@@ -480,6 +485,7 @@ func (s *store) putPart(ctx context.Context, m *multipart, number int, body []by
 }
 
 func (s *store) completeMultipart(ctx context.Context, m *multipart) (id string, err error) {
+	slices.SortFunc(m.parts, func(a, b minio.CompletePart) int { return a.PartNumber - b.PartNumber })
 	err = s.retry(ctx, func() error {
 		if err := s.at("complete " + m.key); err != nil {
 			return err

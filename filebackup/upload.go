@@ -607,6 +607,9 @@ func (o *storedObjects) find(h Hash, words string) (i int, ok bool) {
 	return i, ok
 }
 
+// forget frees the memory of what nobody will look for any more.
+func (o *storedObjects) forget() { o.byWords, o.list.ends = nil, nil }
+
 func (o *storedObjects) get(i int) (storedObject, error) {
 	b, err := o.list.get(i, nil)
 	if err != nil {
