@@ -306,7 +306,7 @@ func (d *diffWriter) close() error {
 
 // jsonEntry is an element of a diff.
 type jsonEntry struct {
-	Path       string            `json:"path"`
+	Path       pythonString      `json:"path"`
 	PathBytes  []byte            `json:"path_base64"`
 	Created    float64           `json:"created"`
 	LastMod    float64           `json:"last_mod"`
@@ -315,7 +315,7 @@ type jsonEntry struct {
 	RealPath   string            `json:"real_path"`
 	VersionID  string            `json:"version_id"`
 	Empty      bool              `json:"empty"`
-	MovedFrom  string            `json:"moved_from"`
+	MovedFrom  pythonString      `json:"moved_from"`
 	Kind       string            `json:"kind"`
 	Size       *int64            `json:"size"`
 	MTime      *int64            `json:"mtime_ns"`
@@ -364,7 +364,7 @@ func decodeDiff(r io.Reader) (c *commit, changes []Change, err error) {
 }
 
 func (j *jsonEntry) change() (Change, error) {
-	e := Entry{Path: j.Path, created: j.Created, lastMod: j.LastMod}
+	e := Entry{Path: string(j.Path), created: j.Created, lastMod: j.LastMod}
 	if len(j.PathBytes) > 0 {
 		e.Path = string(j.PathBytes)
 	}
@@ -424,7 +424,7 @@ func (j *jsonEntry) change() (Change, error) {
 			return Change{}, fmt.Errorf("%q has no object", e.Path)
 		}
 	}
-	return Change{Status: j.Status, Entry: e, From: j.MovedFrom}, nil
+	return Change{Status: j.Status, Entry: e, From: string(j.MovedFrom)}, nil
 }
 
 // checkPath refuses paths that could lead out of the folder that they are restored into.
