@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -328,9 +330,35 @@ func (c *chain) apply(d diff) {
 		}
 	} else {
 		c.newest = ""
+		c.m.giveWay(d.changes)
 	}
 	c.m.apply(d.changes)
 	c.last = d.version.ID
+}
+
+// giveWay drops the links and folders that cannot be where a diff of rrbackup has files: it knows of nothing else, and follows links.
+func (m *Manifest) giveWay(changes []Change) {
+	var files []string // that were folders
+	for i := range changes {
+		c := &changes[i]
+		if c.Status != statusNew && c.Status != statusChanged && c.Status != statusMoved {
+			continue
+		}
+		if old := m.entries[c.Entry.Path]; old != nil && old.Kind == Folder {
+			files = append(files, c.Entry.Path+"/")
+		}
+		for dir := path.Dir(c.Entry.Path); dir != "/"; dir = path.Dir(dir) {
+			if above := m.entries[dir]; above != nil && above.Kind == Symlink {
+				delete(m.entries, dir)
+			}
+		}
+	}
+	if len(files) == 0 {
+		return
+	}
+	maps.DeleteFunc(m.entries, func(p string, e *Entry) bool {
+		return e.Kind != File && slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(p, f) })
+	})
 }
 
 // snapshots are the numbers of diffs at which there is a snapshot, with the names of those.

@@ -2,12 +2,69 @@ package filebackup
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/minio/minio-go/v7"
 )
 
 // What rrbackup does to a bucket beside this program, in the requests that it was seen to send.
+
+// putPlain stores metadata as rrbackup does without a pipeline.
+func (f *fixture) putPlain(key, text string) {
+	f.Helper()
+	object := "\x00\x00\x00\x09" + `{"V":"1"}` + text
+	_, err := f.owner.PutObject(f.Context(), f.bucket, key, strings.NewReader(object), int64(len(object)), minio.PutObjectOptions{})
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// rrbackup follows symbolic links and records nothing but files, so its versions have files where links and folders were.
+func TestFilesBelowLinks(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write("dir/x", "x")
+	f.write("folder/sub/y", "y")
+	for link, target := range map[string]string{"link": "dir", "folder/sub/link": "y", "stays": "dir"} {
+		if err := os.Symlink(target, filepath.Join(f.dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.backup()
+	first := f.download("latest")
+	m, err := f.open().Manifest(t.Context(), f.versions()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := m.Entry("/dir/x"), m.Entry("/folder/sub/y")
+	file := func(path, status string, e *Entry) string {
+		return fmt.Sprintf(`{"path": "%s", "created": 1.5, "last_mod": 1.5, "status": "%s", "hash": "%s", "real_path": "%s", "version_id": "%s"}`, path, status, e.Hash, e.Object, e.ID)
+	}
+	f.putPlain("manifest_diffs", "["+strings.Join([]string{file("/link/x", "new", x), file("/folder", "new", y), file("/folder/sub/y", "deleted", y)}, ", ")+"]")
+	got := f.download("latest")
+	for name, content := range map[string]string{"dir/x": "x", "link/x": "x", "folder": "y", "stays/x": "x"} {
+		if b, err := os.ReadFile(filepath.Join(got, name)); err != nil || string(b) != content {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	s := f.backup()
+	if len(s.Versions) != 1 {
+		t.Errorf("%+v", s)
+	}
+	f.same(f.dir, f.download("latest"))
+	f.same(first, f.download(f.versions()[0].ID))
+	if err := os.Remove(f.c.cachePath()); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.backup(); len(s.Versions) != 0 {
+		t.Errorf("%+v", s)
+	}
+}
 
 // Python reads a name that is no UTF-8 into surrogates.
 func TestPythonsNames(t *testing.T) {
