@@ -79,6 +79,7 @@ func (b *backup) recover(ctx context.Context) error {
 		return err
 	}
 	stored := map[string]bool{}
+	logged := sync.OnceValues(func() (map[[2]string]bool, error) { return b.loggedGarbage(ctx) })
 	err = b.c.readJournal(func(l *journalLine) error {
 		switch {
 		case l.Run != "":
@@ -92,6 +93,10 @@ func (b *backup) recover(ctx context.Context) error {
 			h, err := parseHash(l.Hash)
 			if err != nil {
 				return nil
+			}
+			// rrbackup logs at each start what it takes for garbage; sooner or later that is removed, whatever uses it.
+			if garbage, err := logged(); err != nil || garbage[[2]string{b.c.RemoteBasePath + l.Object, l.ID}] {
+				return err
 			}
 			stored[l.ID] = true
 			b.used = append(b.used, false)
@@ -142,6 +147,16 @@ func (b *backup) recover(ctx context.Context) error {
 		return err
 	}
 	return b.collect(ctx, candidates)
+}
+
+// loggedGarbage is what the garbage log names.
+func (b *backup) loggedGarbage(ctx context.Context) (map[[2]string]bool, error) {
+	log, err := b.garbageLog(ctx)
+	logged := map[[2]string]bool{}
+	for _, pair := range slices.Concat(log...) {
+		logged[pair] = true
+	}
+	return logged, err
 }
 
 // each does all, so many at a time, until one fails.
@@ -219,20 +234,26 @@ func (b *backup) cleanUp(ctx context.Context) error {
 
 // dropLog says that nothing is about to be stored any more. Where that is allowed nothing is left of the log.
 func (b *backup) dropLog(ctx context.Context) error {
-	for b.c.deletes() {
+	for own := false; b.c.deletes(); own = true {
 		v, err := b.s.head(ctx, b.c.RemoteGCLogFile)
 		if errors.Is(err, ErrNotFound) {
 			return nil
 		}
-		if err == nil && v.ID != b.log {
-			var first *gcEntry
-			first, v, _, err = b.gcLog(ctx)
-			if err == nil && (v.ID == "" || first != nil && !b.runs[first.Run] && b.s.serverNow().Sub(v.Modified) < aliveFor) {
-				return nil // of somebody else
-			}
-		}
 		if err != nil {
 			return err
+		}
+		if v.ID != b.log {
+			var first *gcEntry
+			if first, v, _, err = b.gcLog(ctx); err != nil || v.ID == "" {
+				return err
+			}
+			if first != nil && !b.runs[first.Run] && b.s.serverNow().Sub(v.Modified) < aliveFor { // of somebody else
+				if !own || first.Run != "" {
+					return nil
+				}
+				// rrbackup would take for garbage what has been stored since, under the names that its log has, and was replaced by then.
+				break
+			}
 		}
 		err = b.s.remove(ctx, b.c.RemoteGCLogFile, v.ID)
 		if errors.Is(err, errAccess) { // by Object Lock
@@ -387,7 +408,7 @@ func (r *Repository) locked(do func() error) error {
 	return do()
 }
 
-// CleanGarbageLog removes what the garbage log names, and then the log. It returns how many objects that were.
+// CleanGarbageLog removes what the garbage log names and no version needs, and then the log. It returns how many objects that were.
 func (r *Repository) CleanGarbageLog(ctx context.Context, dryRun bool) (n int, err error) {
 	if !r.c.deletes() {
 		return 0, errNoDelete
@@ -401,17 +422,18 @@ func (r *Repository) CleanGarbageLog(ctx context.Context, dryRun bool) (n int, e
 		if err != nil {
 			return err
 		}
+		// rrbackup logs what it does not know, and what has a name that begins like that of a file it was about to store.
 		var list []objectVersion
-		for _, run := range log {
-			for _, pair := range run {
-				switch {
-				case !strings.HasPrefix(pair[0], r.c.RemoteBasePath+"/"):
-					return &TamperError{fmt.Sprintf("the garbage log names %q, which is no object of a file", pair[0])}
-				case refs.all[pair]:
-					return &TamperError{fmt.Sprintf("the garbage log names %q, version %s, which a version needs", pair[0], pair[1])}
-				}
-				list = append(list, objectVersion{Key: pair[0], ID: pair[1]})
+		var stays [][2]string
+		for _, pair := range slices.Concat(log...) {
+			if refs.all[pair] || !strings.HasPrefix(pair[0], r.c.RemoteBasePath+"/") {
+				stays = append(stays, pair)
+				continue
 			}
+			list = append(list, objectVersion{Key: pair[0], ID: pair[1]})
+		}
+		if len(stays) > 0 {
+			r.c.Log.Warn("the garbage log names what is none; that stays", "count", len(stays), "first", stays[0][0], "version", stays[0][1])
 		}
 		n = len(list)
 		if dryRun {

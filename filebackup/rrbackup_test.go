@@ -2,6 +2,7 @@ package filebackup
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,6 +23,125 @@ func (f *fixture) putPlain(key, text string) {
 	if err != nil {
 		f.Fatal(err)
 	}
+}
+
+// Every start of rrbackup logs what a run that was cut off has stored, and its clean_gc_log removes that later, whatever has happened since.
+func TestGarbageIsNotUsedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write("stays", "stays")
+	f.backup()
+	for i := range 3 {
+		f.write(fmt.Sprint("new", i), fmt.Sprint("content ", i))
+	}
+	f.c.Fault = func(step string) error {
+		if strings.HasPrefix(step, "put manifest_diffs") {
+			return errKilled
+		}
+		return nil
+	}
+	if _, err := f.open().Backup(t.Context(), BackupOptions{}); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	f.c.Fault = nil
+	var log []string
+	for i := range 2 { // of the three
+		key := fmt.Sprint("files/new", i)
+		o, err := f.owner.StatObject(t.Context(), f.bucket, key, minio.StatObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log = append(log, fmt.Sprintf(`["%s", "%s"]`, key, o.VersionID))
+	}
+	f.putPlain("garbage_objects", "[["+strings.Join(log, ", ")+"]]")
+	if err := f.owner.RemoveObject(t.Context(), f.bucket, "gc_log", minio.RemoveObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.backup(); s.New != 3 || s.Resumed != 1 || s.Uploaded != 2 {
+		t.Errorf("%+v", s)
+	}
+	for _, pair := range log {
+		q := strings.Split(pair, `"`)
+		if err := f.owner.RemoveObject(t.Context(), f.bucket, q[1], minio.RemoveObjectOptions{VersionID: q[3]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.same(f.dir, f.download("latest"))
+}
+
+// A log that rrbackup has left must not outlive what is stored after it: rrbackup takes for garbage what is newer than its log, has a name of it
+// and is not that of the latest version.
+func TestLogOfDeadRrbackup(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, log string
+		content   string // of what is stored
+		hidden    bool
+	}{
+		{"stored", `[{"path": "/new", "created": 1.5, "last_mod": 1.5, "status": "new", "hash": ""}]`, "new", true},
+		{"nothing stored", `[{"path": "/new", "created": 1.5, "last_mod": 1.5, "status": "new", "hash": ""}]`, "", false},
+		{"not of rrbackup", `[{"path": "/new", "created": 1.5, "last_mod": 1.5, "status": "new", "hash": "", "run": "another"}]`, "new", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.write("stays", "stays")
+			f.backup()
+			f.putPlain("gc_log", c.log)
+			f.write("new", c.content)
+			f.backup()
+			_, err := f.owner.StatObject(t.Context(), f.bucket, "gc_log", minio.StatObjectOptions{})
+			if hidden := minio.ToErrorResponse(err).StatusCode == 404; hidden != c.hidden || !hidden && err != nil {
+				t.Error(err)
+			}
+			f.same(f.dir, f.download("latest"))
+			if s := f.backup(); len(s.Versions) != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// rrbackup takes for garbage what begins with the name of a file that it was about to store, and in a full collection everything that it does
+// not know.
+func TestGarbageLogNamesWhatIsNeeded(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.c.SnapshotInterval = 1
+	f.write("a.txt", "needed")
+	f.backup()
+	var log []string
+	needed := 0
+	for o := range f.owner.ListObjectsIter(t.Context(), f.bucket, minio.ListObjectsOptions{Recursive: true, WithVersions: true}) {
+		if o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		log = append(log, fmt.Sprintf(`["%s", "%s"]`, o.Key, o.VersionID))
+		needed++
+	}
+	if needed < 3 {
+		t.Fatal(log)
+	}
+	garbage, err := f.owner.PutObject(t.Context(), f.bucket, "files/garbage", strings.NewReader("x"), 1, minio.PutObjectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.putPlain("garbage_objects", "[["+strings.Join(log, ", ")+`], [["files/garbage", "`+garbage.VersionID+`"]]]`)
+	n, err := f.open().CleanGarbageLog(t.Context(), false)
+	if err != nil || n != 1 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if said := f.logged.String(); !strings.Contains(said, fmt.Sprint("count=", needed)) {
+		t.Error(said)
+	}
+	_, err = f.owner.StatObject(t.Context(), f.bucket, "files/garbage", minio.StatObjectOptions{VersionID: garbage.VersionID})
+	if err == nil {
+		t.Error("the garbage is there")
+	}
+	if n, err := f.open().CleanGarbageLog(t.Context(), false); err != nil || n != 0 {
+		t.Errorf("again: %d, %v", n, err)
+	}
+	f.same(f.dir, f.download("latest"))
 }
 
 // rrbackup follows symbolic links and records nothing but files, so its versions have files where links and folders were.
