@@ -121,8 +121,11 @@ func newDerivation(salt []byte) derivation {
 // parseSalt reads the salt object: rrbackup's 32 hexadecimal digits, or what formatSalt writes.
 func parseSalt(data []byte) (derivation, error) {
 	var d derivation
-	if salt, err := hex.DecodeString(string(data)); err == nil && len(salt) == 16 {
-		return rrbackupDerivation(salt), nil
+	if text, err := hex.DecodeString(string(data)); err == nil {
+		if len(text) == 16 {
+			return rrbackupDerivation(text), nil
+		}
+		data = text
 	}
 	if err := json.Unmarshal(data, &d); err != nil {
 		return d, fmt.Errorf("no salt is in it: %w", err)
@@ -130,13 +133,13 @@ func parseSalt(data []byte) (derivation, error) {
 	return d, d.validate()
 }
 
-// formatSalt is the content of the salt object. Where the key is not derived as rrbackup does, it is nothing that rrbackup could
-// take for a salt, so that it stops before it writes with another key.
+// formatSalt is the content of the salt object. Where the key is not derived as rrbackup does, it is a salt of a wrong length to rrbackup, with
+// which it stops. What is not in hexadecimal it replaces with a salt of its own, whatever it was asked to do.
 func formatSalt(d derivation) []byte {
 	if d.equal(rrbackupDerivation(d.Salt)) {
 		return []byte(hex.EncodeToString(d.Salt))
 	}
-	return []byte(d.json(""))
+	return hex.AppendEncode(nil, []byte(d.json("")))
 }
 
 func (d derivation) json(more string) string {

@@ -2,6 +2,7 @@ package filebackup
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os/exec"
@@ -129,6 +130,13 @@ func TestSalt(t *testing.T) {
 		if got, err := parseSalt(formatSalt(d)); err != nil || !got.equal(d) {
 			t.Errorf("parseSalt(%s) = %+v, %v", formatSalt(d), got, err)
 		}
+	}
+	// rrbackup puts a salt of its own over what it cannot decode; what it can, and is not 16 bytes, it refuses.
+	if b, err := hex.DecodeString(string(formatSalt(newDerivation(salt)))); err != nil || len(b) == 16 {
+		t.Errorf("%q, %v", b, err)
+	}
+	if got, err := parseSalt([]byte(newDerivation(salt).json(""))); err != nil || !got.equal(newDerivation(salt)) { // of a development version
+		t.Errorf("%+v, %v", got, err)
 	}
 	for _, bad := range []string{"", "3031", "x", "{}", "null", `{"A":"ARGON2ID13","O":1,"M":1,"S":"MDEyMzQ1Njc4OWFiY2RlZg=="}`} {
 		if d, err := parseSalt([]byte(bad)); err == nil {
