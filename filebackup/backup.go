@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -380,6 +381,7 @@ func (b *backup) beginUploads(ctx context.Context, p *part) error {
 		}
 	}
 	b.logged = true
+	began := b.s.serverNow().Unix() - 1 // it is known to the second
 	var err error
 	b.log, err = b.putMeta(ctx, b.c.RemoteGCLogFile, func(w io.Writer) error {
 		d := newDiffWriter(w, nil)
@@ -395,6 +397,7 @@ func (b *backup) beginUploads(ctx context.Context, p *part) error {
 				text = appendString(append(text, `, "real_path": `...), object)
 			}
 			text = appendString(append(text, `, "run": `...), b.run)
+			text = strconv.AppendInt(append(text, `, "began": `...), began, 10)
 			text = append(text, '}')
 			d.element(text)
 		}

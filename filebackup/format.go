@@ -150,6 +150,7 @@ func (d derivation) json(more string) string {
 type keys struct {
 	password   string
 	derivation derivation
+	others     []*keys // of salts that were replaced
 
 	once sync.Once
 	key  *[secretstream.KeySize]byte
@@ -392,11 +393,13 @@ func (k *keys) keyFor(h header) (*[secretstream.KeySize]byte, error) {
 	if k == nil || k.password == "" {
 		return nil, errNoKey
 	}
-	if !h.encryption.equal(k.derivation) {
-		// Whoever could alter the header could make every object cost a gigabyte.
-		return nil, errors.New("its key is derived in another way than the salt object says")
+	for _, k := range append([]*keys{k}, k.others...) {
+		if h.encryption.equal(k.derivation) {
+			return k.stream(), nil
+		}
 	}
-	return k.stream(), nil
+	// Whoever could alter the header could make every object cost a gigabyte.
+	return nil, errors.New("its key is derived in another way than the salt object says")
 }
 
 // sealMeta makes the object of metadata whose text write writes. Where it is not compressed, write is called twice and has to write the same.

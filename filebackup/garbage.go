@@ -25,6 +25,7 @@ type gcEntry struct {
 	Path   string `json:"path"`
 	Object string `json:"real_path"`
 	Run    string `json:"run"`
+	Began  int64  `json:"began"` // when the run wrote it, in seconds since 1970
 }
 
 func fstat(f *os.File) (*unix.Stat_t, error) {
@@ -68,6 +69,9 @@ func (r *Repository) gcLog(ctx context.Context) (first *gcEntry, v objectVersion
 	})
 	if errors.Is(err, enough) {
 		err = nil
+	}
+	if first != nil && first.Began > 0 { // some servers change the time of a version when another one is put over it
+		v.Modified = time.Unix(first.Began, 0)
 	}
 	return first, v, each, err
 }

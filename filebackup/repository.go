@@ -60,48 +60,94 @@ func (r *Repository) key(ctx context.Context, create bool) (*keys, error) {
 		return r.keys, nil
 	}
 	name := r.c.Crypto.RemoteSaltFile
-	data, _, err := r.s.get(ctx, name, "")
-	if errors.Is(err, ErrNotFound) {
-		// Objects say how their keys are derived, too.
-		object, _, err := r.s.get(ctx, r.c.RemoteManifestDiffFile, "")
-		switch {
-		case err == nil:
-			h, err := readFrame(bytes.NewReader(object))
-			if err != nil {
-				return nil, &CorruptError{r.c.RemoteManifestDiffFile, "", err}
-			}
-			if h.encryption != nil {
-				r.c.Log.Warn("the salt object is missing; the newest manifest diff has the salt, too", "object", name)
-				r.keys = &keys{password: r.c.Crypto.Password, derivation: *h.encryption}
-				return r.keys, nil
-			}
-		case !errors.Is(err, ErrNotFound):
+	data, v, err := r.s.get(ctx, name, "")
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	missing := err != nil
+	k := &keys{password: r.c.Crypto.Password}
+	if k.others, err = r.replacedKeys(ctx, name, v.ID); err != nil {
+		return nil, err
+	}
+	if !missing {
+		k.derivation, err = parseSalt(data)
+	}
+	switch n := len(k.others); {
+	case !missing && err == nil:
+	case n > 0:
+		r.c.Log.Warn("the salt object is damaged or was deleted; its version before that is used", "object", name)
+		k.derivation, k.others = k.others[n-1].derivation, k.others[:n-1]
+	case !missing:
+		return nil, &CorruptError{name, "", err}
+	default:
+		if k.derivation, err = r.newKey(ctx, create); err != nil {
 			return nil, err
 		}
-		if !create {
-			return nil, fmt.Errorf("the salt object %q is missing: nothing encrypted can be read", name)
+	}
+	r.keys = k
+	return k, nil
+}
+
+// newKey says how keys are derived where there is no salt object, and with create makes one.
+func (r *Repository) newKey(ctx context.Context, create bool) (d derivation, err error) {
+	name := r.c.Crypto.RemoteSaltFile
+	// Objects say how their keys are derived, too.
+	object, _, err := r.s.get(ctx, r.c.RemoteManifestDiffFile, "")
+	switch {
+	case err == nil:
+		h, err := readFrame(bytes.NewReader(object))
+		if err != nil {
+			return d, &CorruptError{r.c.RemoteManifestDiffFile, "", err}
 		}
-		salt := make([]byte, 16)
-		_, _ = rand.Read(salt) // never fails
-		d := newDerivation(salt)
-		if r.c.Crypto.KeyDerivation == "argon2i" {
-			d = rrbackupDerivation(salt)
+		if h.encryption != nil {
+			r.c.Log.Warn("the salt object is missing; the newest manifest diff has the salt, too", "object", name)
+			return *h.encryption, nil
 		}
-		if _, err := r.s.put(ctx, name, formatSalt(d), true); err != nil {
-			return nil, err
-		}
-		r.keys = &keys{password: r.c.Crypto.Password, derivation: d}
-		return r.keys, nil
+	case !errors.Is(err, ErrNotFound):
+		return d, err
+	}
+	if !create {
+		return d, fmt.Errorf("the salt object %q is missing: nothing encrypted can be read", name)
+	}
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // never fails
+	d = newDerivation(salt)
+	if r.c.Crypto.KeyDerivation == "argon2i" {
+		d = rrbackupDerivation(salt)
+	}
+	_, err = r.s.put(ctx, name, formatSalt(d), true)
+	return d, err
+}
+
+// maxSalts is how many versions of the salt object are of use: deriving a key takes much memory.
+const maxSalts = 8
+
+// replacedKeys are those of the salts that the latest has replaced, the oldest first: who may write can put another one over them, which
+// must not keep anybody from what was stored before.
+func (r *Repository) replacedKeys(ctx context.Context, name, latest string) (list []*keys, err error) {
+	versions, err := r.s.keyVersions(ctx, name, nil)
+	if errors.Is(err, errAccess) {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	d, err := parseSalt(data)
-	if err != nil {
-		return nil, &CorruptError{name, "", err}
+	for _, v := range slices.Backward(versions) {
+		if v.Marker || v.ID == latest || len(list) == maxSalts {
+			continue
+		}
+		data, _, err := r.s.get(ctx, v.Key, v.ID)
+		if err != nil && !errors.Is(err, errAccess) {
+			return nil, err
+		}
+		if d, err := parseSalt(data); err == nil {
+			list = append(list, &keys{password: r.c.Crypto.Password, derivation: d})
+		}
 	}
-	r.keys = &keys{password: r.c.Crypto.Password, derivation: d}
-	return r.keys, nil
+	if len(list) > 0 {
+		r.c.Log.Warn("the salt object was replaced, which file-backup never does; what was stored before is read with the older one", "object", name)
+	}
+	return list, nil
 }
 
 // getMeta reads an object of metadata.

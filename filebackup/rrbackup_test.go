@@ -213,3 +213,37 @@ func TestPythonsNames(t *testing.T) {
 		}
 	}
 }
+
+// Who may write can put another salt over the bucket's, or none, or hide it. What was stored before, and since, can be read.
+func TestSaltReplaced(t *testing.T) {
+	for name, text := range map[string]string{"another": "000102030405060708090a0b0c0d0e0f", "none": "x", "hidden": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.pipelines("all")
+			f.write("a", "before")
+			f.backup()
+			first := f.download("latest")
+			s := f.open().s
+			var err error
+			if text == "" {
+				err = s.remove(t.Context(), "salt_file", "")
+			} else {
+				_, err = s.put(t.Context(), "salt_file", []byte(text), false)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.write("b", "since")
+			f.backup()
+			f.same(f.dir, f.download("latest"))
+			f.same(first, f.download(f.versions()[0].ID))
+			if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 {
+				t.Errorf("%+v, %v", v, err)
+			}
+			if !strings.Contains(f.logged.String(), "the salt object ") {
+				t.Error(f.logged.String())
+			}
+		})
+	}
+}
