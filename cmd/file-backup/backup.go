@@ -99,7 +99,7 @@ func (b *bar) show(p filebackup.Progress) {
 func (b *bar) done() { b.p.Done() }
 
 type download struct {
-	Version string   `arg:"" help:"Version: an ID, latest, or a time."`
+	Version string   `arg:"" predictor:"known" help:"Version: an ID, latest, or a time."`
 	Target  string   `arg:"" predictor:"file" help:"Folder to download into; made where it is missing. Files that it has already are replaced."`
 	Path    []string `arg:"" optional:"" help:"Files, and folders with all that is in them. Default: everything."`
 	Ignore  string   `placeholder:"FILE" predictor:"file" help:"File of patterns, one a line, of what is left out, as in /foo*."`

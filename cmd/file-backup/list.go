@@ -54,7 +54,7 @@ func (c *listVersions) Run(ctx context.Context, root *command, env *cli.Env) err
 }
 
 type listFiles struct {
-	Version string `arg:"" help:"Version: an ID, latest, or a time."`
+	Version string `arg:"" predictor:"known" help:"Version: an ID, latest, or a time."`
 	Long    bool   `short:"l" help:"Print modes, owners, sizes and times, too."`
 	JSON    bool   `help:"Print JSON."`
 }
@@ -130,7 +130,7 @@ func (c *listFiles) Run(ctx context.Context, root *command, env *cli.Env) error 
 }
 
 type listChanges struct {
-	Version string `arg:"" help:"Version: an ID, latest, or a time."`
+	Version string `arg:"" predictor:"known" help:"Version: an ID, latest, or a time."`
 	JSON    bool   `help:"Print JSON."`
 }
 
@@ -167,8 +167,8 @@ func (c *listChanges) Run(ctx context.Context, root *command, env *cli.Env) erro
 }
 
 type diff struct {
-	From string `arg:"" help:"Version: an ID, latest, or a time."`
-	To   string `arg:"" help:"Version to compare with it."`
+	From string `arg:"" predictor:"known" help:"Version: an ID, latest, or a time."`
+	To   string `arg:"" predictor:"known" help:"Version to compare with it."`
 	JSON bool   `help:"Print JSON."`
 }
 

@@ -3,9 +3,14 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -45,16 +50,56 @@ func busy(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Defer(func() { l.Release() })
 }
 
+// ids writes what is to be completed after a list of versions was printed into the file completed.
+func ids(ts *testscript.TestScript, _ bool, args []string) {
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	slices.Reverse(lines)
+	text := "latest\n"
+	for _, l := range lines {
+		text += l[strings.LastIndexByte(l, ' ')+1:] + "\n"
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("completed"), []byte(text), 0o600))
+}
+
+// silent makes a configuration of another one, for a server that never answers.
+func silent(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	text := regexp.MustCompile(`http://[0-9.:]+`).ReplaceAllString(ts.ReadFile(args[0]), "http://"+l.Addr().String())
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+}
+
+// within runs a program that must have ended in that time.
+func within(ts *testscript.TestScript, _ bool, args []string) {
+	limit, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	start := time.Now()
+	ts.Check(ts.Exec(args[1], args[2:]...))
+	if d := time.Since(start); d > limit {
+		ts.Fatalf("it took %v", d)
+	}
+}
+
 // TestScripts runs testdata/script against a real S3 server.
 func TestScripts(t *testing.T) {
+	scripts(t, "testdata/script", `"crypto": {"crypt_password": "correct horse"}, "meta_pipeline": ["compress", "encrypt"], "file_pipeline": [["*", ["compress", "encrypt"]]]`)
+}
+
+// TestCompletion asks for completions, without a password, whose key would take longer than a shell waits on a machine with too much to do.
+func TestCompletion(t *testing.T) {
+	scripts(t, "testdata/completion", `"meta_pipeline": ["compress"]`)
+}
+
+func scripts(t *testing.T, dir, pipelines string) {
 	address, secret := s3test.Start(t)
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TZ", "UTC")
 			text := `{"base_path": "` + env.WorkDir + `/data", "local_manifest_file": "` + env.WorkDir + `/state/manifest", "local_lock_file": "` + env.WorkDir + `/state/lock",
 "s3": {"endpoint": "http://` + address + `", "access_key": "owner", "secret_key": "` + secret + `", "bucket": "files"},
-"crypto": {"crypt_password": "correct horse"}, "meta_pipeline": ["compress", "encrypt"], "file_pipeline": [["*", ["compress", "encrypt"]]]}`
+` + pipelines + "}"
 			for name, text := range map[string]string{
 				"password": "correct horse", "keys": "AWS_ACCESS_KEY_ID=owner\nAWS_SECRET_ACCESS_KEY=" + secret + "\n",
 				"modules.toml": `
@@ -93,6 +138,6 @@ modules = ["wiki"]
 			env.Setenv("XDG_RUNTIME_DIR", env.WorkDir)
 			return os.WriteFile(filepath.Join(env.WorkDir, "configuration.json"), []byte(text), 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits, "save": save, "busy": busy},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits, "save": save, "busy": busy, "ids": ids, "silent": silent, "within": within},
 	})
 }

@@ -137,7 +137,7 @@ func Main(name, description string, grammar any, args []string, env *Env) (code 
 	if err != nil {
 		panic(err)
 	}
-	complete(parser, env)
+	complete(parser, grammar, env)
 	parsed, err := parser.Parse(args)
 	if err != nil {
 		fmt.Fprintf(env.Stderr, "%s: %s\n%s: hint: see \"%s --help\"\n", name, clean(err.Error()), name, name)

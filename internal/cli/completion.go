@@ -1,12 +1,18 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
@@ -67,7 +73,7 @@ func (f completionFlag) BeforeReset(app *kong.Kong, ctx *kong.Context, path *kon
 	name := app.Model.Name
 	shell, _ := ctx.FlagValue(path.Flag).(completionFlag)
 	lines := map[completionFlag]string{
-		"bash": "complete -C " + name + " " + name,
+		"bash": "complete -o nosort -C " + name + " " + name, // in the order in which complete prints
 		"zsh":  zshCompletion(name),
 		"fish": "complete -c " + name + " -f -a \"(env COMP_LINE=(commandline -cp) " + name + ")\"",
 	}
@@ -85,8 +91,18 @@ func zshCompletion(name string) string {
 		"\n[[ ${funcstack[1]} != _" + name + " ]] || _bash_complete -C " + name
 }
 
+// Completing is a grammar that knows what some of its arguments can be, those with the predictor "known".
+type Completing interface {
+	// Known returns it in the order in which it is to be shown; flag returns the value of a flag that is typed already, "" where it is not. It has to
+	// leave no trace, and what it prints and logs goes nowhere. Nobody waits for it any more when the context ends.
+	Known(ctx context.Context, env *Env, flag func(name string) string) []string
+}
+
+// completionTime is how long a shell waits for Known.
+const completionTime = 2 * time.Second
+
 // complete answers the shell when it asks for completions, in the environment, and ends the program then.
-func complete(parser *kong.Kong, env *Env) {
+func complete(parser *kong.Kong, grammar any, env *Env) {
 	line := env.Getenv("COMP_LINE")
 	if line == "" {
 		return
@@ -94,20 +110,15 @@ func complete(parser *kong.Kong, env *Env) {
 	words := strings.Fields(line) // a predictor gets only those from its command on
 	ids := func(list func(*config.Config) []string) posener.Predictor {
 		return posener.PredictFunc(func(posener.Args) []string {
-			location := Location{Config: env.Getenv("SDBACKUP_CONFIG")}
-			for i, word := range words {
-				switch {
-				case word == "--user":
-					location.User = true
-				case word == "--config" && i+1 < len(words):
-					location.Config = words[i+1]
-				case strings.HasPrefix(word, "--config="):
-					location.Config = strings.TrimPrefix(word, "--config=")
-				}
-			}
+			location := Location{Config: cmp.Or(typed(words, "--config"), env.Getenv("SDBACKUP_CONFIG")), User: typed(words, "--user") != ""}
 			return list(config.Load(location.Paths(env).Config, nil))
 		})
 	}
+	ordered := false
+	known := posener.PredictFunc(func(posener.Args) []string {
+		ordered = true
+		return known(grammar, env, words)
+	})
 	command, err := kongcompletion.Command(parser,
 		kongcompletion.WithPredictor("file", posener.PredictFiles("*")),
 		kongcompletion.WithPredictor("backup", ids((*config.Config).BackupIDs)),
@@ -117,6 +128,7 @@ func complete(parser *kong.Kong, env *Env) {
 		kongcompletion.WithPredictor("destination", ids(func(c *config.Config) []string {
 			return c.DestinationIDs()
 		})),
+		kongcompletion.WithPredictor("known", known),
 	)
 	if err != nil {
 		panic(err)
@@ -127,9 +139,55 @@ func complete(parser *kong.Kong, env *Env) {
 		maps.Copy(command.GlobalFlags, command.Sub[sub.Name].GlobalFlags)
 	}
 	completion := posener.New(parser.Model.Name, command)
-	completion.Out = env.Stdout
+	var out bytes.Buffer
+	completion.Out = &out
 	completion.Complete()
+	lines := slices.Collect(strings.Lines(out.String()))
+	if !ordered {
+		slices.Sort(lines)
+	}
+	fmt.Fprint(env.Stdout, strings.Join(lines, ""))
 	parser.Exit(ExitOK)
+}
+
+// typed returns the value of a flag, "true" where none follows it.
+func typed(words []string, name string) (value string) {
+	for i, word := range words {
+		if after, ok := strings.CutPrefix(word, name+"="); ok {
+			value = after
+		} else if word == name {
+			if value = "true"; i+1 < len(words) && !strings.HasPrefix(words[i+1], "-") {
+				value = words[i+1]
+			}
+		}
+	}
+	return value
+}
+
+// known asks the grammar, and waits no longer than it should.
+func known(grammar any, env *Env, words []string) []string {
+	g, ok := grammar.(Completing)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), completionTime)
+	defer cancel()
+	found := make(chan []string, 1)
+	go func() {
+		defer func() {
+			if recover() != nil {
+				found <- nil // a shell is no place to tell of it
+			}
+		}()
+		quiet := &Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard, Getenv: env.Getenv, Now: env.Now, Log: slog.New(slog.DiscardHandler)}
+		found <- g.Known(ctx, quiet, func(name string) string { return typed(words, name) })
+	}()
+	select {
+	case list := <-found:
+		return list
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // maxRepeated is how many arguments of one kind are completed.

@@ -173,7 +173,7 @@ func TestCompletionInBash(t *testing.T) {
 
 func TestCompletionFlag(t *testing.T) {
 	for shell, want := range map[string]string{
-		"bash": "complete -C x x\n",
+		"bash": "complete -o nosort -C x x\n",
 		"zsh":  zshCompletion("x") + "\n",
 		"fish": "complete -c x -f -a \"(env COMP_LINE=(commandline -cp) x)\"\n",
 	} {
