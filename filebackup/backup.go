@@ -256,24 +256,6 @@ func (b *backup) refreshed(do func(path string, e *Entry) error) error {
 	return nil
 }
 
-// accept makes the cache anew from what is in the bucket.
-func (b *backup) accept(ctx context.Context) (*cache, error) {
-	all, err := b.allVersions(ctx)
-	if err != nil {
-		return nil, err
-	}
-	head := b.c.cacheHead()
-	if len(all) == 0 {
-		return &cache{cacheHead: head}, nil
-	}
-	m, snapshot, _, err := b.rebuild(ctx, all)
-	if err != nil {
-		return nil, err
-	}
-	head.ID, head.Modified, head.Sequence, head.Snapshot = all[len(all)-1].ID, all[len(all)-1].Time, len(all), snapshot
-	return cacheOf(head, m), nil
-}
-
 func (b *backup) needsKeys() bool {
 	// Where nothing is encrypted nothing is asked for, and an existing key is derived when it is first used.
 	if slices.Contains(b.c.MetaPipeline, pipeEncrypt) {
@@ -312,9 +294,12 @@ func (b *backup) commitPart(ctx context.Context, p *part) error {
 		return err
 	}
 	b.sum.Versions = append(b.sum.Versions, v.ID)
-	head.ID, head.Modified, head.Sequence = v.ID, v.Time, head.Sequence+1
+	head.ID, head.Modified, head.Sequence, head.Route = v.ID, v.Time, head.Sequence+1, head.Route.plus(b.c.RemoteManifestDiffFile, v.ID, p.changes)
+	if head, err = b.packIfDue(ctx, head); err != nil {
+		return err
+	}
 	b.saveCache(head, p.entries)
-	return b.snapshotIfDue(ctx, v)
+	return b.snapshotIfDue(ctx)
 }
 
 // saveCache saves the cache with these changes. It is only a copy: without it the next run takes longer.
@@ -349,26 +334,6 @@ func (b *backup) latest() error {
 		return err
 	}
 	b.cache, b.behind = k, false
-	return nil
-}
-
-func (b *backup) snapshotIfDue(ctx context.Context, v Version) error {
-	if b.cache.Sequence-b.cache.Snapshot < b.c.SnapshotInterval || b.latest() != nil {
-		return nil
-	}
-	v.sequence = b.cache.Sequence
-	err := b.putSnapshot(ctx, v, b.cache)
-	if err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
-		// The version is made; this only makes reading it fast.
-		b.c.Log.Warn("the manifest snapshot could not be stored", "error", err)
-		return nil
-	}
-	head := b.cache.cacheHead
-	head.Snapshot = head.Sequence
-	b.saveCache(head, nil)
 	return nil
 }
 
@@ -494,7 +459,9 @@ func (b *backup) commit(ctx context.Context, p *part) (Version, error) {
 	}
 	id, err := b.putMeta(ctx, b.c.RemoteManifestDiffFile, func(w io.Writer) error {
 		d := newDiffWriter(w, c)
+		p.changes = 0
 		err := p.each(func(r *result) error {
+			p.changes += len(r.changes)
 			for i := range r.changes {
 				d.add(r.changes[i].Status, &r.changes[i].Entry)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -133,9 +134,9 @@ func TestSplitAndSnapshots(t *testing.T) {
 	if s := f.backup(); len(s.Versions) != 4 || s.New != 7 {
 		t.Errorf("backup: %+v", s)
 	}
-	names, err := f.open().snapshots(t.Context())
-	if err != nil || len(names) != 2 {
-		t.Errorf("snapshots: %q, %v", names, err)
+	points, err := f.open().checkpoints(t.Context(), true)
+	if err != nil || len(points.whole) != 2 || len(points.packs) != 0 {
+		t.Errorf("snapshots: %+v, %v", points, err)
 	}
 	f.same(f.dir, f.download("latest"))
 	v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true})
@@ -352,8 +353,14 @@ func TestFindByTime(t *testing.T) {
 		"latest": "c", "a": "a", now.Add(-time.Hour).Format(time.DateTime): "b", now.Add(-24 * time.Hour).Format(time.DateOnly): "b",
 		now.Add(-72 * time.Hour).Format(time.RFC3339): "", "nonsense": "",
 	} {
-		if v, err := find(list, name); v.ID != want || (err == nil) != (want != "") {
-			t.Errorf("find(%q) = %q, %v; want %q", name, v.ID, err, want)
+		s := newSearch(name)
+		for _, v := range slices.Backward(list) {
+			if !s.at(v) {
+				break
+			}
+		}
+		if v, err := s.result(); v.ID != want || (err == nil) != (want != "") {
+			t.Errorf("find %q: %q, %v; want %q", name, v.ID, err, want)
 		}
 	}
 }

@@ -39,6 +39,7 @@ type cacheHead struct {
 	Modified time.Time `json:"modified"` // of that
 	Sequence int       `json:"sequence"` // how many diffs there are
 	Snapshot int       `json:"snapshot"` // how many of them the newest snapshot has
+	Route    *route    `json:"route"`    // what the version is put together from in the bucket
 }
 
 const cacheProgram = "file-backup cache 1"
@@ -161,7 +162,7 @@ func (c *Config) loadCache() (*cache, error) {
 	}
 	want := c.cacheHead()
 	got := k.cacheHead
-	got.ID, got.Modified, got.Sequence, got.Snapshot = "", time.Time{}, 0, 0
+	got.ID, got.Modified, got.Sequence, got.Snapshot, got.Route = "", time.Time{}, 0, 0, nil
 	if got.Base = want.Base; got != want {
 		return nil, fmt.Errorf("is of another bucket or program")
 	}

@@ -454,8 +454,8 @@ func (r *Repository) Verify(ctx context.Context, options VerifyOptions) (*Verifi
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := r.snapshots(ctx)
-	if err != nil && !errors.Is(err, errAccess) {
+	points, err := r.checkpoints(ctx, true)
+	if err != nil {
 		return nil, err
 	}
 	stored := map[[2]string]int64{}
@@ -474,6 +474,7 @@ func (r *Repository) Verify(ctx context.Context, options VerifyOptions) (*Verifi
 		version string // the first that needs it
 	}
 	objects := map[[2]string]object{}
+	texts := map[string]Hash{} // of diffs
 	for i, version := range all {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -488,12 +489,15 @@ func (r *Repository) Verify(ctx context.Context, options VerifyOptions) (*Verifi
 			continue
 		}
 		c.apply(d)
-		if name, ok := snapshots[version.ID]; ok {
-			m, err := r.readSnapshot(ctx, name, version)
+		if options.ReadData {
+			texts[version.ID] = d.hash()
+		}
+		if at := points.whole[version.ID]; at != nil && len(at.versions) > 0 {
+			m, _, err := r.readSnapshot(ctx, at)
 			if err != nil {
 				problem("%v", err)
 			} else if !sameManifest(m, c.m) {
-				problem("the manifest snapshot %q is not what the diffs make of version %s", name, version.ID)
+				problem("the manifest snapshot %q is not what the diffs make of version %s", at.key, version.ID)
 			}
 		}
 		if expired[version.ID] && i < len(all)-1 {
@@ -523,6 +527,11 @@ func (r *Repository) Verify(ctx context.Context, options VerifyOptions) (*Verifi
 	}
 	for _, p := range c.problems {
 		problem("%v", &TamperError{p})
+	}
+	if options.ReadData {
+		if err := r.verifyPacks(ctx, points, all, texts, problem); err != nil {
+			return nil, err
+		}
 	}
 	v.Objects = len(objects)
 	total := Progress{TotalFiles: int64(len(objects))}

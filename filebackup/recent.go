@@ -37,8 +37,16 @@ func (r *Repository) Recent(ctx context.Context, n int) (list []Version, err err
 
 // eachVersion hands out the diffs that are there, the newest first, until it is enough.
 func (r *Repository) eachVersion(ctx context.Context, more func(Version) bool) error {
+	begun := false
 	_, err := r.s.keyVersions(ctx, r.c.RemoteManifestDiffFile, func(v objectVersion) bool {
-		return !v.Marker && !more(Version{ID: v.ID, Time: v.Modified, Size: v.Size})
+		if v.Marker {
+			return false
+		}
+		if !begun && !v.Latest {
+			r.c.Log.Warn("the manifest was deleted; its versions are still there, and undelete brings it back", "object", v.Key)
+		}
+		begun = true
+		return !more(Version{ID: v.ID, Time: v.Modified, Size: v.Size})
 	})
 	return err
 }

@@ -196,8 +196,6 @@ type Version struct {
 	ID   string    `json:"id"` // the version ID of its manifest diff
 	Time time.Time `json:"time"`
 	Size int64     `json:"-"`
-
-	sequence int
 }
 
 // diffVersions are the diffs, the oldest first, from the one after after on; "" is all of them.
@@ -241,9 +239,6 @@ func (r *Repository) allVersions(ctx context.Context) ([]Version, error) {
 	if hidden {
 		r.c.Log.Warn("the manifest was deleted; its versions are still there, and undelete brings it back", "object", r.c.RemoteManifestDiffFile)
 	}
-	for i := range all {
-		all[i].sequence = i + 1
-	}
 	return all, nil
 }
 
@@ -252,35 +247,51 @@ var ErrNoVersion = errors.New("no such version")
 
 // Find returns the version that a name means: an ID, "latest", or the last one up to a time, as in 2026-11-20 or "2026-11-20 03:00".
 func (r *Repository) Find(ctx context.Context, name string) (Version, error) {
-	list, err := r.Versions(ctx)
+	expired, err := r.expired(ctx)
 	if err != nil {
 		return Version{}, err
 	}
-	return find(list, name)
+	looking := newSearch(name)
+	err = r.eachVersion(ctx, func(v Version) bool { return expired[v.ID] || looking.at(v) }) // only as far as is needed
+	if err != nil {
+		return Version{}, err
+	}
+	return looking.result()
 }
 
-func find(list []Version, name string) (Version, error) {
-	if len(list) == 0 {
+// search looks through versions, of which the newest comes first.
+type search struct {
+	name         string
+	time         time.Time
+	noTime       error
+	first, found Version
+}
+
+func newSearch(name string) *search {
+	s := &search{name: name}
+	s.time, s.noTime = parseTime(name)
+	return s
+}
+
+// at looks at a version and tells whether to look on.
+func (s *search) at(v Version) (more bool) {
+	s.first = v
+	if s.name == Latest || v.ID == s.name || s.noTime == nil && !v.Time.After(s.time) {
+		s.found = v
+	}
+	return s.found.ID == ""
+}
+
+func (s *search) result() (Version, error) {
+	switch {
+	case s.found.ID != "":
+		return s.found, nil
+	case s.first.ID == "":
 		return Version{}, fmt.Errorf("%w: there is none at all", ErrNoVersion)
+	case s.noTime != nil:
+		return Version{}, fmt.Errorf("%w: %q is no version's ID, nor a time as in \"2026-11-20 03:00\"", ErrNoVersion, s.name)
 	}
-	if name == "latest" {
-		return list[len(list)-1], nil
-	}
-	for _, v := range list {
-		if v.ID == name {
-			return v, nil
-		}
-	}
-	at, err := parseTime(name)
-	if err != nil {
-		return Version{}, fmt.Errorf("%w: %q is no version's ID, nor a time as in \"2026-11-20 03:00\"", ErrNoVersion, name)
-	}
-	for _, v := range slices.Backward(list) {
-		if !v.Time.After(at) {
-			return v, nil
-		}
-	}
-	return Version{}, fmt.Errorf("%w: the first is of %s", ErrNoVersion, list[0].Time.Local().Format(time.DateTime))
+	return Version{}, fmt.Errorf("%w: the first is of %s", ErrNoVersion, s.first.Time.Local().Format(time.DateTime))
 }
 
 // parseTime reads a time of this machine's zone, or with one; a day alone means its end.
@@ -407,117 +418,9 @@ func (m *Manifest) giveWay(changes []Change) {
 	})
 }
 
-// snapshots are the numbers of diffs at which there is a snapshot, with the names of those.
-func (r *Repository) snapshots(ctx context.Context) (map[string]string, error) {
-	names := map[string]string{} // by the version ID of the diff
-	prefix := r.c.RemoteSnapshotPath + "/"
-	err := r.s.versions(ctx, prefix, func(v objectVersion) bool {
-		if _, id, ok := strings.Cut(strings.TrimPrefix(v.Key, prefix), "-"); ok && v.Latest && !v.Marker {
-			names[id] = v.Key
-		}
-		return true
-	})
-	return names, err
-}
-
-func (r *Repository) snapshotName(v Version) string {
-	return fmt.Sprintf("%s/%08d-%s", r.c.RemoteSnapshotPath, v.sequence, v.ID)
-}
-
-// putSnapshot stores the whole manifest of a version.
-func (r *Repository) putSnapshot(ctx context.Context, v Version, k *cache) error {
-	h := header{compressed: "zstd", raw: []byte(`{"V":"1","Z":{"A":"zstd"}}`)}
-	var keys *keys
-	if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
-		var err error
-		if keys, err = r.key(ctx, true); err != nil {
-			return err
-		}
-		h.raw = []byte(`{"V":"1","Z":{"A":"zstd"},"E":` + keys.derivation.json(`,"E":"sodssxcc20"`) + `}`)
-		h.encryption = &keys.derivation
-	}
-	object, err := sealMeta(h, keys, func(w io.Writer) error {
-		d := newDiffWriter(w, &commit{ID: "snapshot", Parent: v.ID})
-		k.each(func(e *Entry) {
-			status := statusNew
-			if e.Kind != File {
-				status = statusExtra
-			}
-			d.add(status, e)
-		})
-		return d.close()
-	})
-	if err != nil {
-		return err
-	}
-	_, err = r.s.put(ctx, r.snapshotName(v), object, false)
-	return err
-}
-
-// readSnapshot reads the manifest of a version.
-func (r *Repository) readSnapshot(ctx context.Context, name string, v Version) (*Manifest, error) {
-	text, _, err := r.getMeta(ctx, name, "")
-	if err != nil {
-		return nil, err
-	}
-	c, changes, err := decodeDiff(bytes.NewReader(text))
-	if err == nil && (c == nil || c.ID != "snapshot" || c.Parent != v.ID) {
-		err = errors.New("it is not that of this version")
-	}
-	if err != nil {
-		return nil, &CorruptError{name, "", err}
-	}
-	m := newManifest()
-	m.apply(changes)
-	return m, nil
-}
-
-// rebuild makes the manifest of the last of these versions, which are all up to it, from the nearest snapshot and the diffs since.
-func (r *Repository) rebuild(ctx context.Context, list []Version) (m *Manifest, snapshot int, problems []string, err error) {
-	c := chain{m: newManifest(), commits: map[string]bool{}}
-	from := 0
-	if len(list) > r.c.SnapshotInterval/2 {
-		names, err := r.snapshots(ctx)
-		if err != nil && !errors.Is(err, errAccess) {
-			return nil, 0, nil, err
-		}
-		for i, v := range slices.Backward(list) {
-			name, ok := names[v.ID]
-			if !ok {
-				continue
-			}
-			m, err := r.readSnapshot(ctx, name, v)
-			if err != nil {
-				if ctx.Err() != nil {
-					return nil, 0, nil, err
-				}
-				// It is there to be fast; the diffs say the same.
-				r.c.Log.Warn("a manifest snapshot is of no use", "snapshot", name, "error", err)
-				continue
-			}
-			c.m, c.last, from = m, v.ID, i+1
-			snapshot = i + 1
-			break
-		}
-	}
-	err = r.eachDiff(ctx, list[from:], func(d diff) error {
-		c.apply(d)
-		return nil
-	})
-	return c.m, snapshot, c.problems, err
-}
-
 // Manifest returns what a version holds.
 func (r *Repository) Manifest(ctx context.Context, v Version) (*Manifest, error) {
-	all, err := r.allVersions(ctx)
-	if err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(all, func(o Version) bool { return o.ID == v.ID })
-	if i < 0 {
-		return nil, fmt.Errorf("%w: %s", ErrNoVersion, v.ID)
-	}
-	m, _, problems, err := r.rebuild(ctx, all[:i+1])
+	m, _, _, problems, err := r.assemble(ctx, v.ID)
 	for _, p := range problems {
 		r.c.Log.Warn((&TamperError{p}).Error())
 	}
@@ -546,6 +449,10 @@ func (r *Repository) current(ctx context.Context) (k *cache, fresh bool, err err
 		r.c.Log.Warn("the local manifest is of no use and is made again from the bucket", "file", r.c.cachePath(), "error", err)
 		k = nil
 	}
+	if k == nil || k.ID == "" {
+		k, err = r.fresh(ctx, false)
+		return k, false, err
+	}
 	latest, err := r.s.head(ctx, r.c.RemoteManifestDiffFile)
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -554,53 +461,42 @@ func (r *Repository) current(ctx context.Context) (k *cache, fresh bool, err err
 		case err != nil:
 			return nil, false, err
 		case hidden:
-			return nil, false, &TamperError{fmt.Sprintf("the manifest %q was deleted; its %d versions are still there, and \"undelete\" brings it back", r.c.RemoteManifestDiffFile, len(list))}
-		case k != nil && k.ID != "":
-			return nil, false, r.gone(k)
+			return nil, false, r.hidden(list)
 		}
-		return &cache{cacheHead: r.c.cacheHead()}, false, nil
+		return nil, false, r.gone(k)
 	case err != nil:
 		return nil, false, err
 	}
-	if k != nil && k.ID == latest.ID {
+	if k.ID == latest.ID {
 		return k, true, nil
 	}
-	if k != nil && k.ID != "" {
-		newer, _, found, err := r.diffVersions(ctx, k.ID)
-		if err != nil {
-			return nil, false, err
-		}
-		if !found {
-			return nil, false, r.gone(k)
-		}
-		if len(newer) <= r.c.SnapshotInterval {
-			c := chain{m: k.manifest(), last: k.ID, commits: map[string]bool{}}
-			if err := r.eachDiff(ctx, newer, func(d diff) error { c.apply(d); return nil }); err != nil {
-				return nil, false, err
-			}
-			if len(c.problems) > 0 {
-				return nil, false, &TamperError{strings.Join(c.problems, "; ")}
-			}
-			head := k.cacheHead
-			head.Sequence += len(newer)
-			head.ID, head.Modified = latest.ID, latest.Modified
-			return cacheOf(head, c.m), false, nil
-		}
-	}
-	all, err := r.allVersions(ctx)
+	newer, _, found, err := r.diffVersions(ctx, k.ID)
 	if err != nil {
 		return nil, false, err
 	}
-	m, snapshot, problems, err := r.rebuild(ctx, all)
+	if !found {
+		return nil, false, r.gone(k)
+	}
+	if len(newer) > r.c.SnapshotInterval {
+		k, err = r.fresh(ctx, false)
+		return k, false, err
+	}
+	head := k.cacheHead
+	c := chain{m: k.manifest(), last: k.ID, commits: map[string]bool{}}
+	err = r.eachDiff(ctx, newer, func(d diff) error {
+		c.apply(d)
+		head.Route = head.Route.plus(r.c.RemoteManifestDiffFile, d.version.ID, len(d.changes))
+		return nil
+	})
 	if err != nil {
 		return nil, false, err
 	}
-	if len(problems) > 0 {
-		return nil, false, &TamperError{strings.Join(problems, "; ")}
+	if len(c.problems) > 0 {
+		return nil, false, &TamperError{strings.Join(c.problems, "; ")}
 	}
-	head := r.c.cacheHead()
-	head.ID, head.Modified, head.Sequence, head.Snapshot = all[len(all)-1].ID, all[len(all)-1].Time, len(all), snapshot
-	return cacheOf(head, m), false, nil
+	head.Sequence += len(newer)
+	head.ID, head.Modified = latest.ID, latest.Modified
+	return cacheOf(head, c.m), false, nil
 }
 
 // gone says that a version which was here is not in the bucket any more.

@@ -23,6 +23,7 @@ type part struct {
 	from, to int // of the jobs, which are those of streams, too, where it begins with the first
 	hardJobs int // how many of them are a reason for a version
 	uploads  int // how many may store an object
+	changes  int // of the version
 
 	results spool
 	at      []int          // the result of each job, or -1
