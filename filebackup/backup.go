@@ -37,6 +37,7 @@ type Stream struct {
 type Progress struct {
 	Files, TotalFiles int64
 	Bytes, TotalBytes int64
+	Retained          int64 // objects whose Object Lock was prolonged, after everything else
 }
 
 // Summary is what a backup did.
@@ -105,8 +106,8 @@ type backup struct {
 	bytes atomic.Int64
 }
 
-// Backup saves the folder. Where nothing has changed it makes no version. The error is an *IncompleteError where files could not be read; the
-// summary is valid then, too.
+// Backup saves the folder. Where nothing has changed it makes no version. The error is, or has joined, an *IncompleteError where files could not be
+// read, and an *UnretainedError where Object Lock does not keep all of the latest version for as long as it should; the summary is valid then, too.
 func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summary, error) {
 	start := time.Now()
 	switch {
@@ -128,10 +129,12 @@ func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summar
 	b.runs[b.run] = true
 	b.jobs.path, b.known.list.path, b.stored.list.path = r.c.spoolPath("jobs"), r.c.spoolPath("known"), r.c.spoolPath("stored")
 	defer b.close()
-	err = b.do(ctx)
+	if err = b.do(ctx); err == nil {
+		err = b.prolong(ctx, start)
+	}
 	b.sum.Duration = time.Since(start)
 	b.sum.DurationSecs = b.sum.Duration.Seconds()
-	if err != nil {
+	if err != nil && !errors.As(err, new(*UnretainedError)) {
 		return nil, err
 	}
 	if !options.DryRun {
@@ -139,9 +142,9 @@ func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summar
 	}
 	if len(b.sum.Unreadable) > 0 {
 		slices.Sort(b.sum.Unreadable)
-		return &b.sum, &IncompleteError{b.sum.Unreadable}
+		err = errors.Join(&IncompleteError{b.sum.Unreadable}, err)
 	}
-	return &b.sum, nil
+	return &b.sum, err
 }
 
 func (b *backup) do(ctx context.Context) error {
@@ -295,6 +298,9 @@ func (b *backup) commitPart(ctx context.Context, p *part) error {
 	}
 	b.sum.Versions = append(b.sum.Versions, v.ID)
 	head.ID, head.Modified, head.Sequence, head.Route = v.ID, v.Time, head.Sequence+1, head.Route.plus(b.c.RemoteManifestDiffFile, v.ID, p.changes)
+	if b.sum.Resumed > 0 {
+		head.Retained = time.Time{} // they may be much older
+	}
 	if head, err = b.packIfDue(ctx, head); err != nil {
 		return err
 	}

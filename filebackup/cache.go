@@ -40,6 +40,7 @@ type cacheHead struct {
 	Sequence int       `json:"sequence"` // how many diffs there are
 	Snapshot int       `json:"snapshot"` // how many of them the newest snapshot has
 	Route    *route    `json:"route"`    // what the version is put together from in the bucket
+	Retained time.Time `json:"retained"` // until when Object Lock keeps all of it at least; zero: nobody knows
 }
 
 const cacheProgram = "file-backup cache 1"
@@ -162,7 +163,7 @@ func (c *Config) loadCache() (*cache, error) {
 	}
 	want := c.cacheHead()
 	got := k.cacheHead
-	got.ID, got.Modified, got.Sequence, got.Snapshot, got.Route = "", time.Time{}, 0, 0, nil
+	got.ID, got.Modified, got.Sequence, got.Snapshot, got.Route, got.Retained = "", time.Time{}, 0, 0, nil, time.Time{}
 	if got.Base = want.Base; got != want {
 		return nil, fmt.Errorf("is of another bucket or program")
 	}

@@ -17,6 +17,7 @@
 //   - The lock is taken before anything is cleaned up, and what may belong to a run elsewhere is left alone.
 //   - Nothing is removed that any version refers to, which is found out from all diffs, never from times: some servers change them.
 //   - The local manifest is a copy. A bucket that does not fit it is a TamperError, and nothing is changed.
+//   - Where Object Lock is wanted, no backup succeeds that leaves anything of the latest version with less than nine tenths of the time.
 //   - Contents are compared with the hashes of the manifest whenever they are read.
 //
 // A Repository may be used from several goroutines.

@@ -494,7 +494,7 @@ func (r *Repository) current(ctx context.Context) (k *cache, fresh bool, err err
 	if len(c.problems) > 0 {
 		return nil, false, &TamperError{strings.Join(c.problems, "; ")}
 	}
-	head.Sequence += len(newer)
+	head.Sequence, head.Retained = head.Sequence+len(newer), time.Time{}
 	head.ID, head.Modified = latest.ID, latest.Modified
 	return cacheOf(head, c.m), false, nil
 }

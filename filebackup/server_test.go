@@ -284,18 +284,25 @@ func TestManifestTampering(t *testing.T) {
 }
 
 // policy reads a policy from the documentation and makes it that of the user.
-func (f *fixture) policy(heading, user string) {
+func (f *fixture) policy(heading, user string, more ...string) {
 	f.Helper()
 	doc, err := os.ReadFile("../docs/file-backup.md")
 	if err != nil {
 		f.Fatal(err)
 	}
-	_, text, ok := strings.Cut(string(doc), heading)
-	if !ok {
-		f.Fatalf("the documentation has no %q", heading)
+	example := func(heading string) string {
+		_, text, ok := strings.Cut(string(doc), heading+"\n")
+		if !ok {
+			f.Fatalf("the documentation has no %q", heading)
+		}
+		_, text, _ = strings.Cut(text, "```json\n")
+		text, _, _ = strings.Cut(text, "```")
+		return text
 	}
-	_, text, _ = strings.Cut(text, "```json\n")
-	text, _, _ = strings.Cut(text, "```")
+	text := example(heading)
+	for _, heading := range more { // of statements
+		text = strings.Replace(text, `"Statement": [`, `"Statement": [`+example(heading)+",", 1)
+	}
 	text = strings.ReplaceAll(text, "YOUR-BUCKET", f.bucket)
 	// That of a bucket says whose it is; that of a user goes without.
 	text = strings.ReplaceAll(text, `"Effect": "Allow",`, fmt.Sprintf(`"Effect": "Allow", "Principal": {"AWS": [%q]},`, user))

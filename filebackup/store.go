@@ -33,6 +33,7 @@ type store struct {
 	requests     atomic.Int64
 	backoff      time.Duration // before the second attempt
 	fault        func(point string) error
+	client       *http.Client // for what core cannot do
 }
 
 // attempts is how often a request is tried; with the pauses in between that is about a minute.
@@ -82,11 +83,12 @@ func newStore(c *Config) (*store, error) {
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
 	}
+	s.client = &http.Client{Transport: &clockTransport{transport, s}}
 	s.core, err = minio.NewCore(u.Host, &minio.Options{
 		Creds:      credentials.NewStaticV4(c.S3.AccessKey, c.S3.SecretKey, c.S3.SessionToken),
 		Secure:     s.secure,
 		Region:     region,
-		Transport:  &clockTransport{transport, s},
+		Transport:  s.client.Transport,
 		MaxRetries: 1, // retry does it
 	})
 	if err != nil {

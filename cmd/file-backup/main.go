@@ -123,6 +123,8 @@ func explain(err error) error {
 		return &cli.ExitError{Code: cli.ExitLocked, Err: err}
 	case errors.As(err, &tamper):
 		return cli.Hint(err, "look at the bucket with \"file-backup verify\"; \"file-backup backup --accept-bucket\" takes it as it is")
+	case errors.As(err, new(*filebackup.UnretainedError)):
+		return cli.Hint(err, "the access key needs s3:PutObjectRetention and s3:GetObjectRetention, and the bucket Object Lock; the next backup tries it again")
 	case errors.Is(err, filebackup.ErrNoVersion):
 		return cli.Hint(err, "\"file-backup list-versions\" shows them")
 	case restore.Remedy(err) != "":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -136,7 +137,9 @@ modules = ["wiki"]
 			}
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("XDG_RUNTIME_DIR", env.WorkDir)
-			return os.WriteFile(filepath.Join(env.WorkDir, "configuration.json"), []byte(text), 0o600)
+			retain := strings.Replace(text, "{", `{"retain": "30d", `, 1)
+			return errors.Join(os.WriteFile(filepath.Join(env.WorkDir, "configuration.json"), []byte(text), 0o600),
+				os.WriteFile(filepath.Join(env.WorkDir, "retain.json"), []byte(retain), 0o600))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": clitest.Exits, "save": save, "busy": busy, "ids": ids, "silent": silent, "within": within},
 	})

@@ -132,7 +132,7 @@ func (a *attempt) saveVersion(ctx context.Context) error {
 	var sum *filebackup.Summary
 	err = a.bucket(func(r *filebackup.Repository) (err error) {
 		sum, err = r.Backup(ctx, filebackup.BackupOptions{Streams: streams, Progress: func(p filebackup.Progress) {
-			alive(uint64(p.Bytes + p.Files))
+			alive(uint64(p.Bytes + p.Files + p.Retained))
 			percent := 0.0
 			if p.TotalBytes > 0 {
 				percent = min(100, 100*float64(p.Bytes)/float64(p.TotalBytes))
@@ -141,14 +141,18 @@ func (a *attempt) saveVersion(ctx context.Context) error {
 		}})
 		return err
 	})
-	var incomplete *filebackup.IncompleteError
-	if err != nil && !errors.As(err, &incomplete) {
+	unretained := errors.As(err, new(*filebackup.UnretainedError))
+	if err != nil && !unretained && !errors.As(err, new(*filebackup.IncompleteError)) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return err
 	}
 	a.savedVersion(sum)
+	if unretained {
+		a.result.Hint = "the keys of the destination need s3:PutObjectRetention and s3:GetObjectRetention, and the bucket Object Lock; the next backup tries it again"
+		return err
+	}
 	return nil
 }
 

@@ -236,3 +236,18 @@ func TestFilesPartial(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// A version that Object Lock does not keep as the destination says is there, and the module has failed.
+func TestFilesUnretained(t *testing.T) {
+	t.Parallel()
+	p := newFilesPlan(t)
+	r, _ := attemptOf(t, p)
+	want(t, r, status.Success, "")
+	saved := r.Snapshot
+	p.Files.Retain = "30d" // of a bucket without Object Lock
+	r, _ = attemptOf(t, p)
+	want(t, r, status.Failed, "the version is stored, but it could not be seen to that Object Lock keeps")
+	if r.Snapshot != saved || len(r.Snapshots) == 0 || !strings.Contains(r.Hint, "s3:PutObjectRetention") {
+		t.Errorf("%+v; want the version %s and a hint", r, saved)
+	}
+}
