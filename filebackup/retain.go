@@ -57,19 +57,23 @@ func (b *backup) prolong(ctx context.Context, start time.Time) error {
 		return nil
 	}
 	now := b.s.serverNow()
-	stored := start.Add(now.Sub(time.Now())).Add(b.s.retain) // by this run
+	stored := start.Add(time.Until(now)).Add(b.s.retain) // by this run
 	before, until := b.cache.Retained, b.cache.Retained
 	if len(b.sum.Versions) > 0 {
 		if b.cache.Sequence == len(b.sum.Versions) && b.sum.Resumed == 0 {
-			until = stored // there was nothing before
+			// There was nothing before, but perhaps the salt, of a run that died.
+			if err := b.prolongAll(ctx, b.salts); err != nil {
+				return err
+			}
+			until = stored
 		}
 		if until.After(stored) {
 			until = stored
 		}
 	}
 	if until.Before(now.Add(fullRetain(b.s.retain))) {
-		var err error
-		if until, err = b.prolongAll(ctx); err != nil {
+		until = now.Add(b.s.retain)
+		if err := b.prolongAll(ctx, b.needed); err != nil {
 			return err
 		}
 	}
@@ -81,11 +85,11 @@ func (b *backup) prolong(ctx context.Context, start time.Time) error {
 	return nil
 }
 
-// prolongAll prolongs everything.
-func (b *backup) prolongAll(ctx context.Context) (until time.Time, err error) {
-	until = b.s.serverNow().Add(b.s.retain).Truncate(time.Second).Add(time.Second)
+// prolongAll prolongs what is found.
+func (b *backup) prolongAll(ctx context.Context, find func(context.Context) ([][2]string, error)) error {
+	until := b.s.serverNow().Add(b.s.retain).Truncate(time.Second).Add(time.Second)
 	failed := &UnretainedError{Until: until}
-	objects, err := b.needed(ctx)
+	objects, err := find(ctx)
 	if err == nil {
 		failed.Of = len(objects)
 		var mu sync.Mutex
@@ -106,13 +110,13 @@ func (b *backup) prolongAll(ctx context.Context) (until time.Time, err error) {
 	}
 	switch {
 	case ctx.Err() != nil:
-		return until, context.Cause(ctx)
+		return context.Cause(ctx)
 	case err == nil && len(failed.Failed) == 0:
-		return until, nil
+		return nil
 	}
 	slices.Sort(failed.Failed)
 	failed.Err = err
-	return until, failed
+	return failed
 }
 
 // told says how many objects have been prolonged.
@@ -128,6 +132,21 @@ func (b *backup) told(n int64) {
 	b.options.Progress(p)
 }
 
+// salts are the versions of the salt object that may be of use: the one that was there first, and the one that is there now.
+func (b *backup) salts(ctx context.Context) (objects [][2]string, err error) {
+	if b.c.Crypto.Password == "" {
+		return nil, nil
+	}
+	list, err := b.s.keyVersions(ctx, b.c.Crypto.RemoteSaltFile, nil)
+	list = slices.DeleteFunc(list, func(v objectVersion) bool { return v.Marker })
+	for i, v := range list {
+		if i == 0 || i == len(list)-1 {
+			objects = append(objects, [2]string{v.Key, v.ID})
+		}
+	}
+	return objects, err
+}
+
 // needed are the objects that the latest version is made of, each with its version: those of its files, and what it takes to find them.
 func (b *backup) needed(ctx context.Context) (objects [][2]string, err error) {
 	seen := map[[2]string]bool{}
@@ -137,12 +156,12 @@ func (b *backup) needed(ctx context.Context) (objects [][2]string, err error) {
 			objects = append(objects, o)
 		}
 	}
-	if b.c.Crypto.Password != "" {
-		salt, err := b.s.head(ctx, b.c.Crypto.RemoteSaltFile)
-		if err != nil && !errors.Is(err, ErrNotFound) { // the objects have it, too
-			return nil, err
-		}
-		add(b.c.Crypto.RemoteSaltFile, salt.ID)
+	salts, err := b.salts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range salts {
+		add(s[0], s[1])
 	}
 	p, err := b.plan(ctx, b.cache.ID, nil)
 	if err != nil {

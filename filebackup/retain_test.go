@@ -257,6 +257,22 @@ func TestKillWhileProlonging(t *testing.T) {
 	}
 }
 
+// The first run died after it had stored the salt. That is kept for as long as the first version.
+func TestProlongSalt(t *testing.T) {
+	t.Parallel()
+	f, c := lockedFixture(t, nil)
+	f.pipelines("encrypted")
+	f.write("a", "a")
+	f.dieAt(1)
+	if _, err := f.open().Backup(t.Context(), BackupOptions{}); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	f.c.Fault = nil
+	c.ahead.Store(int64(20 * day))
+	f.backup()
+	f.kept("the first version", c, 30*day)
+}
+
 // What cannot be prolonged is told of, beside a version that is there, until it can.
 func TestProlongRefused(t *testing.T) {
 	t.Parallel()
