@@ -262,7 +262,7 @@ func (r *Repository) content(ctx context.Context, e *Entry, w io.Writer) error {
 		return err
 	}
 	defer body.Close()
-	content, done, err := contentReader(body, func() (*keys, error) { return r.key(ctx, false) })
+	content, done, err := contentReader(body, func(h header) (*keys, error) { return r.keysFor(ctx, h) })
 	if other := (*otherError)(nil); errors.As(err, &other) {
 		return other.error
 	}

@@ -150,7 +150,6 @@ func (d derivation) json(more string) string {
 type keys struct {
 	password   string
 	derivation derivation
-	others     []*keys // of salts that were replaced
 
 	once sync.Once
 	key  *[secretstream.KeySize]byte
@@ -393,13 +392,11 @@ func (k *keys) keyFor(h header) (*[secretstream.KeySize]byte, error) {
 	if k == nil || k.password == "" {
 		return nil, errNoKey
 	}
-	for _, k := range append([]*keys{k}, k.others...) {
-		if h.encryption.equal(k.derivation) {
-			return k.stream(), nil
-		}
+	if !h.encryption.equal(k.derivation) {
+		// Whoever could alter the header could make every object cost a gigabyte.
+		return nil, errors.New("its key is derived in another way than the salt object says")
 	}
-	// Whoever could alter the header could make every object cost a gigabyte.
-	return nil, errors.New("its key is derived in another way than the salt object says")
+	return k.stream(), nil
 }
 
 // sealMeta makes the object of metadata whose text write writes. Where it is not compressed, write is called twice and has to write the same.

@@ -331,7 +331,7 @@ var encoders = sync.Pool{New: func() any {
 
 // contentReader returns the content of a file's object. It returns io.EOF only when all of it was there, as far as the object
 // tells; the hash in the manifest tells more.
-func contentReader(r io.Reader, keys func() (*keys, error)) (io.Reader, func(), error) {
+func contentReader(r io.Reader, keys func(header) (*keys, error)) (io.Reader, func(), error) {
 	h, err := readFrame(r)
 	if err != nil {
 		return nil, nil, err
@@ -341,7 +341,7 @@ func contentReader(r io.Reader, keys func() (*keys, error)) (io.Reader, func(), 
 	}
 	done := func() {}
 	if h.encryption != nil {
-		k, err := keys()
+		k, err := keys(h)
 		if err != nil {
 			return nil, nil, &otherError{err}
 		}

@@ -23,8 +23,9 @@ type Repository struct {
 	s      *store
 	budget *budget
 
-	mu   sync.Mutex
-	keys *keys // nil until the salt is known
+	mu     sync.Mutex
+	keys   *keys   // nil until the salt is known
+	others []*keys // of other versions of the salt object; nil until they are looked for
 }
 
 // TamperError says that the bucket is not as this program left it.
@@ -66,26 +67,43 @@ func (r *Repository) key(ctx context.Context, create bool) (*keys, error) {
 	}
 	missing := err != nil
 	k := &keys{password: r.c.Crypto.Password}
-	if k.others, err = r.replacedKeys(ctx, name, v.ID); err != nil {
-		return nil, err
-	}
 	if !missing {
 		k.derivation, err = parseSalt(data)
 	}
-	switch n := len(k.others); {
-	case !missing && err == nil:
-	case n > 0:
-		r.c.Log.Warn("the salt object is damaged or was deleted; its version before that is used", "object", name)
-		k.derivation, k.others = k.others[n-1].derivation, k.others[:n-1]
-	case !missing:
-		return nil, &CorruptError{name, "", err}
-	default:
-		if k.derivation, err = r.newKey(ctx, create); err != nil {
-			return nil, err
+	if err != nil {
+		others, failed := r.replacedKeys(ctx, v.ID)
+		switch n := len(others); {
+		case failed != nil:
+			return nil, failed
+		case n > 0:
+			k = others[n-1]
+		case !missing:
+			return nil, &CorruptError{name, "", err}
+		default:
+			if k.derivation, err = r.newKey(ctx, create); err != nil {
+				return nil, err
+			}
 		}
 	}
 	r.keys = k
 	return k, nil
+}
+
+// keysFor returns the keys that an object is encrypted with, or others where they are not known.
+func (r *Repository) keysFor(ctx context.Context, h header) (*keys, error) {
+	k, err := r.key(ctx, false)
+	if err != nil || k == nil || h.encryption.equal(k.derivation) {
+		return k, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	others, err := r.replacedKeys(ctx, "")
+	for _, other := range others {
+		if h.encryption.equal(other.derivation) {
+			return other, nil
+		}
+	}
+	return k, err
 }
 
 // newKey says how keys are derived where there is no salt object, and with create makes one.
@@ -122,21 +140,23 @@ func (r *Repository) newKey(ctx context.Context, create bool) (d derivation, err
 // maxSalts is how many versions of the salt object are of use: deriving a key takes much memory.
 const maxSalts = 8
 
-// replacedKeys are those of the salts that the latest has replaced, the oldest first: who may write can put another one over them, which
-// must not keep anybody from what was stored before.
-func (r *Repository) replacedKeys(ctx context.Context, name, latest string) (list []*keys, err error) {
-	versions, err := r.s.keyVersions(ctx, name, nil)
-	if errors.Is(err, errAccess) {
-		return nil, nil
+// replacedKeys are those of the versions of the salt object but the latest, the oldest first: who may write can put another one over it, which must
+// not keep anybody from what was stored before.
+func (r *Repository) replacedKeys(ctx context.Context, latest string) ([]*keys, error) {
+	if r.others != nil {
+		return r.others, nil
 	}
-	if err != nil {
+	name := r.c.Crypto.RemoteSaltFile
+	versions, err := r.s.keyVersions(ctx, name, nil)
+	if err != nil && !errors.Is(err, errAccess) {
 		return nil, err
 	}
+	list := []*keys{}
 	for _, v := range slices.Backward(versions) {
 		if v.Marker || v.ID == latest || len(list) == maxSalts {
 			continue
 		}
-		data, _, err := r.s.get(ctx, v.Key, v.ID)
+		data, _, err := r.s.get(ctx, name, v.ID)
 		if err != nil && !errors.Is(err, errAccess) {
 			return nil, err
 		}
@@ -145,8 +165,9 @@ func (r *Repository) replacedKeys(ctx context.Context, name, latest string) (lis
 		}
 	}
 	if len(list) > 0 {
-		r.c.Log.Warn("the salt object was replaced, which file-backup never does; what was stored before is read with the older one", "object", name)
+		r.c.Log.Warn("the salt object was replaced or deleted, which file-backup never does; its older versions are used, too", "object", name)
 	}
+	r.others = list
 	return list, nil
 }
 
@@ -162,7 +183,7 @@ func (r *Repository) getMeta(ctx context.Context, key, id string) ([]byte, objec
 	}
 	var k *keys
 	if h.encryption != nil {
-		if k, err = r.key(ctx, false); err != nil {
+		if k, err = r.keysFor(ctx, h); err != nil {
 			return nil, v, err
 		}
 	} else if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
