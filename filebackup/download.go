@@ -77,6 +77,14 @@ func (r *Repository) Download(ctx context.Context, v Version, target string, o D
 	if err != nil {
 		return nil, err
 	}
+	return r.DownloadEntries(ctx, list, target, o)
+}
+
+// DownloadEntries writes entries that Files returned, whatever the options say of paths, as Download does.
+func (r *Repository) DownloadEntries(ctx context.Context, list []*Entry, target string, o DownloadOptions) (*Restored, error) {
+	if r.c.WriteOnly {
+		return nil, errWriteOnly
+	}
 	d := &download{Repository: r, o: o}
 	for _, e := range list {
 		if e.Kind == File {
@@ -93,10 +101,12 @@ func (r *Repository) Download(ctx context.Context, v Version, target string, o D
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return nil, err
 	}
-	if d.root, err = os.OpenRoot(target); err != nil {
+	root, err := os.OpenRoot(target)
+	if err != nil {
 		return nil, err
 	}
-	defer d.root.Close()
+	defer root.Close()
+	d.root = root
 	if err := d.all(ctx, list); err != nil {
 		return &d.sum, err
 	}
@@ -245,6 +255,17 @@ func (d *download) file(ctx context.Context, e *Entry) error {
 	return err
 }
 
+// Content writes the content of a file. With an error it was not what was saved, or not all of it.
+func (r *Repository) Content(ctx context.Context, e *Entry, w io.Writer) error {
+	if r.c.WriteOnly {
+		return errWriteOnly
+	}
+	if e.Kind != File {
+		return fmt.Errorf("%q is a %s", e.Path, e.Kind)
+	}
+	return r.content(ctx, e, w)
+}
+
 // content writes the content of an entry.
 func (r *Repository) content(ctx context.Context, e *Entry, w io.Writer) error {
 	if e.Object == "" {
@@ -354,11 +375,25 @@ func (d *download) link(e *Entry) error {
 	if os.Geteuid() == 0 && !d.o.NoOwner && e.has&hasMode != 0 {
 		d.warn(e, d.root.Lchown(temporary, e.UID, e.GID))
 	}
+	if e.has&hasMTime != 0 {
+		d.warn(e, d.linkTime(temporary, e))
+	}
 	if err := d.root.Rename(temporary, name); err != nil {
 		_ = d.root.Remove(temporary)
 		return err
 	}
 	return nil
+}
+
+// linkTime sets the time of a symbolic link itself.
+func (d *download) linkTime(name string, e *Entry) error {
+	dir, err := d.root.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	t := unix.NsecToTimespec(e.MTime)
+	return unix.UtimesNanoAt(int(dir.Fd()), path.Base(name), []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // Difference is a path that two versions have otherwise, or one of them only.

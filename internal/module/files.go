@@ -2,6 +2,7 @@ package module
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,16 @@ type Files struct {
 
 // DumpFolder is where the dumps of a module are in a version; no file can be there.
 const DumpFolder = "/.sdbackup-dumps"
+
+// SavedFile is where a version says how it was saved; no file can be there.
+const SavedFile = "/.sdbackup-saved"
+
+// Saved is how a version was saved. Folders above what was included are in the version, too, and nothing else tells them apart.
+type Saved struct {
+	Node    string   `json:"node"`
+	UID     int      `json:"uid"` // of the user who saved it
+	Include []string `json:"include"`
+}
 
 // Config is the configuration of filebackup. What is on the machine is not in it but for the files in dir.
 func (f Files) Config(password string, environment []string, dir string) (*filebackup.Config, error) {
@@ -120,7 +131,14 @@ func (a *attempt) saveVersion(ctx context.Context) error {
 	}
 	ctx, alive, stop := watch(ctx, a.NoProgressTimeout)
 	defer stop()
-	var streams []filebackup.Stream
+	saved, err := json.Marshal(Saved{Node: a.Node, UID: os.Getuid(), Include: a.files.Include})
+	if err != nil {
+		return err
+	}
+	streams := []filebackup.Stream{{Path: SavedFile, Write: func(_ context.Context, w io.Writer) error {
+		_, err := w.Write(saved)
+		return err
+	}}}
 	for _, d := range a.Dumps {
 		streams = append(streams, filebackup.Stream{Path: DumpFolder + "/" + d.Filename, Write: func(ctx context.Context, w io.Writer) error {
 			if err := a.dump(ctx, d, w, alive); err != nil {
@@ -148,6 +166,7 @@ func (a *attempt) saveVersion(ctx context.Context) error {
 		}
 		return err
 	}
+	sum.Files, sum.Size = sum.Files-1, sum.Size-int64(len(saved)) // which is not the module's
 	a.savedVersion(sum)
 	if unretained {
 		a.result.Hint = "the keys of the destination need s3:PutObjectRetention and s3:GetObjectRetention, and the bucket Object Lock; the next backup tries it again"

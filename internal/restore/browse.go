@@ -24,7 +24,7 @@ type Entry struct {
 // Browse lists what is directly in a folder of a point, or the file that the path names; recursively all below it. A relative path begins in
 // the module's directory. At the top, and in ".", dumps are listed as dumps/NAME.
 func (r *Restorer) Browse(ctx context.Context, at Repository, c Choice, where string, recursive bool, each func(Entry) error) error {
-	return r.at(ctx, at, c, func(o *opened, p Point) error {
+	return r.at(ctx, at, c, func(from source, p Point) error {
 		a := newAsked(where, at.Module, p.saved())
 		found := false
 		top := path.Clean(where) == "." || path.Clean(where) == "/"
@@ -34,16 +34,16 @@ func (r *Restorer) Browse(ctx context.Context, at Repository, c Choice, where st
 					continue
 				}
 				found = true
-				err := o.Ls(ctx, s.ID, nil, func(n restic.Node) error {
+				err := from.list(ctx, s, nil, func(n restic.Node) error {
 					n.Path = "/" + dumpFolder + n.Path
 					return each(Entry{n, s.ID, s.Dump})
 				})
 				if err != nil {
-					return o.explain(err)
+					return err
 				}
 				continue
 			}
-			seen, err := o.browse(ctx, s.ID, a.paths, recursive, func(n restic.Node) error { return each(Entry{n, s.ID, ""}) })
+			seen, err := browse(ctx, from, s, a.paths, recursive, func(n restic.Node) error { return each(Entry{n, s.ID, ""}) })
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func (r *Restorer) Browse(ctx context.Context, at Repository, c Choice, where st
 }
 
 // browse lists a folder of one snapshot, or a file of it.
-func (o *opened) browse(ctx context.Context, id string, paths []string, recursive bool, each func(restic.Node) error) (bool, error) {
+func browse(ctx context.Context, from source, s Snapshot, paths []string, recursive bool, each func(restic.Node) error) (bool, error) {
 	var listedPaths, folders []string
 	for _, p := range paths {
 		listedPaths = append(listedPaths, listed(p))
@@ -66,7 +66,7 @@ func (o *opened) browse(ctx context.Context, id string, paths []string, recursiv
 		}
 	}
 	seen := false
-	err := o.Ls(ctx, id, folders, func(n restic.Node) error {
+	err := from.list(ctx, s, folders, func(n restic.Node) error {
 		switch {
 		case slices.Contains(listedPaths, n.Path):
 			seen = true
@@ -81,16 +81,16 @@ func (o *opened) browse(ctx context.Context, id string, paths []string, recursiv
 		}
 		return nil
 	})
-	return seen, o.explain(err)
+	return seen, err
 }
 
 // Cat writes a file of a point, or a folder as a tar archive.
 func (r *Restorer) Cat(ctx context.Context, at Repository, c Choice, where string, w io.Writer) error {
-	return r.at(ctx, at, c, func(o *opened, p Point) error {
+	return r.at(ctx, at, c, func(from source, p Point) error {
 		a := newAsked(where, at.Module, p.saved())
 		for _, s := range p.Snapshots {
 			if s.Dump != "" && a.dump == s.Dump {
-				return o.explain(o.Dump(ctx, s.ID, "/"+s.Dump, w))
+				return from.print(ctx, s, "/"+s.Dump, w)
 			}
 		}
 		files := p.Files()
@@ -100,11 +100,11 @@ func (r *Restorer) Cat(ctx context.Context, at Repository, c Choice, where strin
 		counted := &counter{w: w}
 		var err error
 		for _, candidate := range a.paths {
-			if err = o.Dump(ctx, files.ID, candidate, counted); err == nil || counted.n > 0 || ctx.Err() != nil {
+			if err = from.print(ctx, *files, candidate, counted); err == nil || counted.n > 0 || ctx.Err() != nil {
 				break
 			}
 		}
-		return o.explain(err)
+		return err
 	})
 }
 
@@ -121,21 +121,27 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // at opens the repository and finds the point.
-func (r *Restorer) at(ctx context.Context, at Repository, c Choice, f func(*opened, Point) error) error {
-	o, err := r.open(ctx, at)
+func (r *Restorer) at(ctx context.Context, at Repository, c Choice, f func(source, Point) error) error {
+	if at.InBucket() {
+		return notInBucket(at)
+	}
+	from, err := r.source(ctx, at)
 	if err != nil {
 		return err
 	}
-	defer o.close()
-	list, err := o.AllSnapshots(ctx)
+	defer from.close()
+	list, err := from.points(ctx)
 	if err != nil {
-		return o.explain(err)
+		return err
 	}
-	p, err := choose(points(list), c)
+	p, err := choose(list, c)
 	if err != nil {
 		return fmt.Errorf("%s: %w", at.Label(), err)
 	}
-	return f(o, p)
+	if p, err = from.look(ctx, p); err != nil {
+		return err
+	}
+	return f(from, p)
 }
 
 // Mount shows all snapshots of a repository, or those of one backup, in an empty folder until ctx is done.
@@ -149,6 +155,9 @@ func (r *Restorer) Mount(ctx context.Context, at Repository, backup, dir string)
 	}
 	if name, err := firstIn(dir); !info.IsDir() || err != nil || name != "" {
 		return remedy(fmt.Errorf("mount: %s is no empty folder", dir), "name another one")
+	}
+	if at.InBucket() {
+		return notInBucket(at)
 	}
 	o, err := r.open(ctx, at)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 
 	"sdbackup/internal/config"
 	"sdbackup/internal/module"
-	"sdbackup/internal/restic"
 )
 
 // Request says what is to be restored, and where to.
@@ -25,8 +24,8 @@ type Request struct {
 	As      string // as this module; "": as the one that was saved
 	Verify  bool
 
-	pick func(context.Context, *opened, Point) ([]part, error) // in place of Only; nil: what Only says
-	held bool                                                  // the caller has the module's lock
+	pick func(context.Context, source, Point) ([]part, error) // in place of Only; nil: what Only says
+	held bool                                                 // the caller has the module's lock
 }
 
 // Problem is something that stands in the way of a restore.
@@ -45,21 +44,19 @@ type Plan struct {
 	Files    uint64
 	Bytes    uint64 // hard links count once for each name
 
-	repository *opened
-	bucket     *inBucket // of engine files, in place of repository
-	version    restic.Version
-	parts      []part
-	target     target
-	into       *config.Module // the module that it is to be; nil: none that is installed
-	added      string         // the file that will say of a new module
-	places     []place        // of a restore in place
+	source source
+	parts  []part
+	target target
+	into   *config.Module // the module that it is to be; nil: none that is installed
+	added  string         // the file that will say of a new module
+	places []place        // of a restore in place
 }
 
 // Close gives back what reading the repository took.
 func (p *Plan) Close() {
-	if p.repository != nil {
-		p.repository.close()
-		p.repository = nil
+	if p.source != nil {
+		p.source.close()
+		p.source = nil
 	}
 }
 
@@ -111,24 +108,25 @@ func (p *Plan) problem(err error) {
 
 // checkRepository opens the repository and finds the point.
 func (r *Restorer) checkRepository(ctx context.Context, p *Plan) error {
-	if p.InBucket() {
-		return r.checkBucket(ctx, p)
+	if p.InBucket() && (p.Request.InPlace || p.As != "") {
+		return notInBucket(p.Repository)
 	}
 	var err error
-	if p.repository, err = r.open(ctx, p.Repository); err != nil {
+	if p.source, err = r.source(ctx, p.Repository); err != nil {
 		return err
 	}
-	if p.version, err = p.repository.Version(ctx); err != nil {
-		return p.repository.explain(err)
-	}
-	list, err := p.repository.AllSnapshots(ctx)
+	list, err := p.source.points(ctx)
 	if err != nil {
-		return p.repository.explain(err)
+		return err
 	}
-	p.Point, err = choose(points(list), p.Choice)
+	point, err := choose(list, p.Choice)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.Label(), err)
 	}
+	if point, err = p.source.look(ctx, point); err != nil {
+		return err
+	}
+	p.Point = point
 	return nil
 }
 
@@ -178,13 +176,10 @@ func (r *Restorer) checkTarget(ctx context.Context, p *Plan) error {
 // scan reads what is to be restored; false if that cannot be done, with an error when ctx is done.
 func (p *Plan) scan(ctx context.Context) (bool, error) {
 	var err error
-	switch {
-	case p.bucket != nil:
-		p.parts, err = p.scanVersion()
-	case p.pick != nil:
-		p.parts, err = p.pick(ctx, p.repository, p.Point)
-	default:
-		p.parts, err = p.repository.scan(ctx, p.Point, p.Only, p.Module, p.target.fs.caseless, p.owner())
+	if p.pick != nil {
+		p.parts, err = p.pick(ctx, p.source, p.Point)
+	} else {
+		p.parts, err = scan(ctx, p.source, p.Point, p.Only, p.Module, p.target.fs.caseless, p.owner())
 	}
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -236,16 +231,16 @@ func (p *Plan) short() string {
 
 // need is how many bytes the restore takes: where it seems too many, hard links are counted as one.
 func (p *Plan) need(ctx context.Context) uint64 {
-	if p.Bytes <= p.target.free || len(p.Only) > 0 || p.repository == nil {
+	if p.Bytes <= p.target.free || len(p.Only) > 0 {
 		return p.Bytes
 	}
 	total := uint64(0)
 	for _, one := range p.parts {
-		size, err := p.repository.Stats(ctx, one.ID)
+		size, err := p.source.size(ctx, one.Snapshot)
 		if err != nil {
 			return p.Bytes
 		}
-		total += size.Bytes
+		total += size
 	}
 	return total
 }

@@ -65,7 +65,7 @@ type folder struct {
 }
 
 // compareTarget compares a snapshot with the folder that it was restored to. What else is at the top of that is passed over.
-func (o *opened) compareTarget(ctx context.Context, p part, target string, beside []string) (Comparison, error) {
+func compareTarget(ctx context.Context, from source, p part, target string, beside []string) (Comparison, error) {
 	c := &comparer{selection: p.selection, exact: true, owners: os.Geteuid() == 0, folders: map[string]*folder{}, result: newComparison()}
 	c.track("/", target, true)
 	for _, name := range beside {
@@ -73,7 +73,7 @@ func (o *opened) compareTarget(ctx context.Context, p part, target string, besid
 			delete(c.folders["/"].names, name)
 		}
 	}
-	return c.compare(ctx, o, p.ID)
+	return c.compare(ctx, from, p.Snapshot)
 }
 
 // compareLive compares a snapshot with what is now where it was saved from, or where it is to be put.
@@ -83,12 +83,12 @@ func (p *Plan) compareLive(ctx context.Context, one part) (Comparison, error) {
 		c.place = func(at string) (string, bool) { return p.livePath(at) }
 	}
 	c.exclude, _ = restic.NewExclusion(module.Exclude(p.into.Exclude)) // a bad one excludes nothing; a restore in place refuses it
-	return c.compare(ctx, p.repository, one.ID)
+	return c.compare(ctx, p.source, one.Snapshot)
 }
 
-func (c *comparer) compare(ctx context.Context, o *opened, id string) (Comparison, error) {
-	if err := o.Ls(ctx, id, nil, func(n restic.Node) error { c.node(n); return nil }); err != nil {
-		return c.result, o.explain(err)
+func (c *comparer) compare(ctx context.Context, from source, s Snapshot) (Comparison, error) {
+	if err := from.list(ctx, s, nil, func(n restic.Node) error { c.node(n); return nil }); err != nil {
+		return c.result, err
 	}
 	for _, at := range sortedKeys(c.folders) {
 		c.leave(c.folders[at])

@@ -170,19 +170,15 @@ func (r *Restorer) examine(ctx context.Context, c candidate, o ListOptions) (Fou
 
 // points reads the points of a repository.
 func (r *Restorer) points(ctx context.Context, at Repository, o ListOptions) ([]Point, error) {
-	if at.InBucket() {
-		return r.versions(ctx, at, o)
-	}
-	repository, err := r.open(ctx, at)
+	from, err := r.source(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	defer repository.close()
-	list, err := repository.AllSnapshots(ctx)
+	defer from.close()
+	all, err := from.points(ctx)
 	if err != nil {
-		return nil, repository.explain(err)
+		return nil, err
 	}
-	all := points(list)
 	if o.Backup != "" {
 		all = slices.DeleteFunc(all, func(p Point) bool { return p.Backup != o.Backup })
 	}
@@ -191,7 +187,7 @@ func (r *Restorer) points(ctx context.Context, at Repository, o ListOptions) ([]
 		if o.Repository == nil {
 			measured = all[:min(1, len(all))]
 		}
-		repository.measure(ctx, measured)
+		from.measure(ctx, measured)
 	}
 	return all, nil
 }

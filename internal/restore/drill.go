@@ -141,8 +141,8 @@ func (d *Drills) plan(ctx context.Context, job run.Job, drill *status.Drill, fol
 		held:       true,
 	}
 	if drill.Sample > 0 {
-		req.pick = func(ctx context.Context, o *opened, p Point) ([]part, error) {
-			return o.sample(ctx, p, job.Module, drill.Sample)
+		req.pick = func(ctx context.Context, from source, p Point) ([]part, error) {
+			return sample(ctx, from, p, job.Module, drill.Sample)
 		}
 	}
 	plan := &Plan{Request: req}

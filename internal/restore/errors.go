@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"sdbackup/filebackup"
 	"sdbackup/internal/restic"
 	"sdbackup/internal/run"
 )
@@ -51,7 +52,7 @@ func Remedy(err error) string {
 		return `wait until it is free; a lock that nobody holds any more is removed by "module-backup shell MODULE -- unlock"`
 	case errors.Is(err, restic.ErrMissingProgram):
 		return "install it, or see that it is in PATH"
-	case errors.Is(err, restic.ErrTransient):
+	case errors.Is(err, restic.ErrTransient), errors.Is(err, filebackup.ErrTransient):
 		return `try again later; "backup-destination validate" tells how the destination is`
 	case errors.Is(err, syscall.ENOSPC), strings.Contains(text, "no space left"), errors.Is(err, syscall.EDQUOT), strings.Contains(text, "disk quota exceeded"):
 		return "make room, or restore elsewhere with --target"

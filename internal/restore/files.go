@@ -1,17 +1,20 @@
 package restore
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"sdbackup/filebackup"
 	"sdbackup/internal/config"
@@ -112,104 +115,138 @@ func (r *Restorer) Versions(ctx context.Context, name, destination string, chang
 	return repository, unlock, nil
 }
 
-// explainBucket says of an error whose versions it is about.
-func explainBucket(at Repository, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("repository %s at destination %s: %w", at.Name(), at.Destination.ID, err)
+// versions are those of a repository of engine files. They implement source.
+type versions struct {
+	*filebackup.Repository
+	at     Repository
+	backup string                         // that saves it
+	all    []filebackup.Version           // the oldest first
+	looked map[string][]*filebackup.Entry // by the version's ID
 }
 
-// versionPoints are the points of a repository of engine files, the newest first. That of a version's dumps are not known yet.
-func (r *Restorer) versionPoints(ctx context.Context, at Repository, repository *filebackup.Repository) ([]Point, []filebackup.Version, error) {
-	list, err := repository.Versions(ctx)
-	if err != nil {
-		return nil, nil, explainBucket(at, err)
-	}
-	if len(list) == 0 {
-		return nil, nil, remedy(fmt.Errorf("destination %s has no repository %s%w", at.Destination.ID, at.Name(), silent{restic.ErrNoRepository}), Remedy(restic.ErrNoRepository))
-	}
-	backup := ""
-	for _, id := range r.Config.BackupIDs() { // one at most: the configuration sees to that
-		if b := r.Config.Backups[id]; at.Module != nil && b.Destination == at.Destination.ID && slices.Contains(b.Modules, at.Module.ID) {
-			backup = id
-		}
-	}
-	var points []Point
-	for _, v := range slices.Backward(list) {
-		p := Point{Time: v.Time, Backup: backup, Snapshots: []Snapshot{{ID: v.ID, Time: v.Time, Paths: []string{}}}}
-		if at.Module != nil {
-			p.Module = at.Module.ID
-		}
-		points = append(points, p)
-	}
-	return points, list, nil
-}
-
-// versions lists a repository of engine files; sizes are those of the latest version.
-func (r *Restorer) versions(ctx context.Context, at Repository, o ListOptions) ([]Point, error) {
+// openVersions opens the versions of a repository to restore from them.
+func (r *Restorer) openVersions(ctx context.Context, at Repository) (*versions, error) {
 	repository, err := r.openBucket(ctx, at, 0)
 	if err != nil {
 		return nil, err
 	}
-	points, list, err := r.versionPoints(ctx, at, repository)
-	if err != nil {
-		return nil, err
-	}
-	if o.Sizes {
-		// That it fails is for a check to say.
-		if entries, err := repository.Files(ctx, list[len(list)-1]); err == nil {
-			var files, bytes uint64
-			for _, e := range entries {
-				if e.Kind == filebackup.File {
-					files, bytes = files+1, bytes+uint64(e.Size)
-				}
-			}
-			points[0].Snapshots[0].Files, points[0].Snapshots[0].Bytes = &files, &bytes
+	v := &versions{Repository: repository, at: at, looked: map[string][]*filebackup.Entry{}}
+	for _, id := range r.Config.BackupIDs() { // one at most: the configuration sees to that
+		if b := r.Config.Backups[id]; at.Module != nil && b.Destination == at.Destination.ID && slices.Contains(b.Modules, at.Module.ID) {
+			v.backup = id
 		}
 	}
-	if o.Backup != "" {
-		points = slices.DeleteFunc(points, func(p Point) bool { return p.Backup != o.Backup })
+	return v, nil
+}
+
+func (v *versions) close() {}
+
+// guarded implements source: only the module's lock keeps retention away.
+func (v *versions) guarded() bool { return false }
+
+// leaves implements source: look forgets attributes security.*, and no backup knows of holes.
+func (v *versions) leaves() (security, zeros bool) { return false, false }
+
+// explain says of an error whose versions it is about.
+func (v *versions) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("repository %s at destination %s: %w", v.at.Name(), v.at.Destination.ID, err)
+	if damage := (*filebackup.CorruptError)(nil); errors.As(err, &damage) {
+		return remedy(err, fmt.Sprintf(`"file-backup --module %s verify --read-data" tells what else is damaged; a wrong password looks like that, too`, v.at.Label()))
+	}
+	return err
+}
+
+// points implements source. What is in them is not known yet.
+func (v *versions) points(ctx context.Context) ([]Point, error) {
+	var err error
+	if v.all, err = v.Versions(ctx); err != nil {
+		return nil, v.explain(err)
+	}
+	if len(v.all) == 0 {
+		d := v.at.Destination
+		return nil, remedy(fmt.Errorf("destination %s has no repository %s%w", d.ID, v.at.Name(), silent{restic.ErrNoRepository}), Remedy(restic.ErrNoRepository))
+	}
+	var points []Point
+	for _, one := range slices.Backward(v.all) {
+		p := Point{Time: one.Time, Backup: v.backup, Snapshots: []Snapshot{{ID: one.ID, Time: one.Time, Paths: []string{}}}}
+		if v.at.Module != nil {
+			p.Module = v.at.Module.ID
+		}
+		points = append(points, p)
 	}
 	return points, nil
 }
 
-// inBucket is what a plan knows of a version that is to be restored.
-type inBucket struct {
-	repository *filebackup.Repository
-	version    filebackup.Version
-	entries    []*filebackup.Entry
-	paths      []string // that are wanted; nil: everything
-}
-
-// checkBucket opens the repository and finds the version.
-func (r *Restorer) checkBucket(ctx context.Context, p *Plan) error {
-	if p.Request.InPlace || p.As != "" {
-		return notInBucket(p.Repository)
-	}
-	repository, err := r.openBucket(ctx, p.Repository, 0)
+// look implements source: the files and each dump of a version are snapshots of its ID.
+func (v *versions) look(ctx context.Context, p Point) (Point, error) {
+	files := p.Snapshots[0]
+	at := slices.IndexFunc(v.all, func(one filebackup.Version) bool { return one.ID == files.ID })
+	entries, err := v.Files(ctx, v.all[at])
 	if err != nil {
-		return err
+		return p, v.explain(err)
 	}
-	points, list, err := r.versionPoints(ctx, p.Repository, repository)
-	if err != nil {
-		return err
-	}
-	point, err := choose(points, p.Choice)
-	if err != nil {
-		return fmt.Errorf("%s: %w", p.Label(), err)
-	}
-	b := &inBucket{repository: repository}
-	for _, v := range list {
-		if v.ID == point.Snapshots[0].ID {
-			b.version = v
+	v.looked[files.ID] = entries
+	var dumps []Snapshot
+	var count, total uint64
+	for _, e := range entries {
+		maps.DeleteFunc(e.Xattrs, func(name string, _ []byte) bool { return strings.HasPrefix(name, "security.") })
+		switch size := uint64(e.Size); {
+		case e.Path == module.SavedFile:
+			saved, err := v.saved(ctx, e)
+			if err != nil {
+				return p, v.explain(err)
+			}
+			files.Host, files.UID, files.Paths = saved.Node, uint32(saved.UID), append(files.Paths, saved.Include...)
+		case isDump(e) != "":
+			one := uint64(1)
+			dumps = append(dumps, Snapshot{ID: files.ID, Time: files.Time, Dump: isDump(e), Files: &one, Bytes: &size, Paths: []string{"/" + isDump(e)}})
+		case e.Kind == filebackup.File:
+			count, total = count+1, total+size
 		}
 	}
-	if b.entries, err = repository.Files(ctx, b.version); err != nil {
-		return explainBucket(p.Repository, err)
+	files.Files, files.Bytes = &count, &total
+	for i := range dumps {
+		dumps[i].Host, dumps[i].UID = files.Host, files.UID
 	}
-	p.Point, p.bucket = point, b
-	return nil
+	p.Snapshots = append([]Snapshot{files}, dumps...)
+	return p, nil
+}
+
+// measure implements source. That the manifest cannot be read is for a check to say.
+func (v *versions) measure(ctx context.Context, list []Point) {
+	for i := range list[:min(1, len(list))] {
+		if p, err := v.look(ctx, list[i]); err == nil {
+			list[i] = p
+		}
+	}
+}
+
+// maxSavedBytes bounds what a version says of how it was saved.
+const maxSavedBytes = 1 << 20
+
+// saved reads how a version was saved.
+func (v *versions) saved(ctx context.Context, e *filebackup.Entry) (module.Saved, error) {
+	var saved module.Saved
+	if e.Size > maxSavedBytes {
+		return saved, fmt.Errorf("%s has %d bytes", e.Path, e.Size)
+	}
+	var text bytes.Buffer
+	if err := v.Content(ctx, e, &text); err != nil {
+		return saved, err
+	}
+	if err := json.Unmarshal(text.Bytes(), &saved); err != nil {
+		return saved, fmt.Errorf("read %s: %w", e.Path, err)
+	}
+	for _, p := range saved.Include {
+		if !path.IsAbs(p) || path.Clean(p) != p {
+			return saved, fmt.Errorf("%s says that %q was saved", e.Path, p)
+		}
+	}
+	slices.Sort(saved.Include) // as restic lists them
+	return saved, nil
 }
 
 // isDump returns the name of the dump that an entry is, "" if it is none.
@@ -221,182 +258,180 @@ func isDump(e *filebackup.Entry) string {
 	return name
 }
 
-// scanVersion finds the paths that were asked for, and counts what is to be restored: the files are one part, each dump another.
-func (p *Plan) scanVersion() ([]part, error) {
-	b := p.bucket
-	var ask []asked
-	for _, text := range p.Only {
-		ask = append(ask, newAsked(text, p.Module, nil))
-	}
-	snapshot := p.Point.Snapshots[0]
-	files := part{Snapshot: snapshot, selection: selection{all: len(ask) == 0}}
-	var dumps []part
-	names := map[string]bool{}
-	for _, e := range b.entries {
-		if name := isDump(e); name != "" {
-			wanted := len(ask) == 0
-			for i := range ask {
-				if ask[i].dump == name {
-					wanted, ask[i].found = true, true
-				}
-			}
-			if wanted {
-				one := part{Snapshot: snapshot, selection: selection{all: true}}
-				one.Dump = name
-				one.has.count(node(e), true)
-				dumps = append(dumps, one)
-				if ask != nil {
-					b.paths = append(b.paths, e.Path)
-				}
-			}
-			continue
-		}
-		wanted := files.all
-		for i := range ask {
-			for _, c := range ask[i].paths {
-				if e.Path == c || c == "/" {
-					ask[i].found = true
-					if !slices.Contains(files.paths, c) {
-						files.paths, b.paths = append(files.paths, c), append(b.paths, c)
-					}
-				}
-				wanted = wanted || within(e.Path, c)
-			}
-		}
-		if !wanted {
-			continue
-		}
-		files.has.count(node(e), true)
-		if low := strings.ToLower(e.Path); p.target.fs.caseless {
-			if names[low] {
-				files.has.clash = e.Path
-			}
-			names[low] = true
+// entries are those of a snapshot, a folder before what is in it; that of a dump is at the top.
+func (v *versions) entries(s Snapshot) []*filebackup.Entry {
+	var list []*filebackup.Entry
+	for _, e := range v.looked[s.ID] {
+		name := isDump(e)
+		switch {
+		case s.Dump == "" && name == "" && e.Path != module.SavedFile:
+			list = append(list, e)
+		case s.Dump != "" && name == s.Dump:
+			dump := *e
+			dump.Path = "/" + name
+			list = append(list, &dump)
 		}
 	}
-	for _, a := range ask {
-		if !a.found {
-			return nil, remedy(fmt.Errorf("the snapshot has no %s", a.text),
-				fmt.Sprintf(`"file-backup --module %s list-files %s" lists what it has; a relative path begins in the module's directory`, p.Label(), snapshot.ID))
-		}
-	}
-	if files.all || len(files.paths) > 0 {
-		return append([]part{files}, dumps...), nil
-	}
-	return dumps, nil
+	return list
 }
 
-// node is an entry as restic would list it, as far as counting needs it.
+// node is an entry as restic lists it.
 func node(e *filebackup.Entry) restic.Node {
-	kind := map[filebackup.Kind]string{filebackup.File: "file", filebackup.Folder: "dir", filebackup.Symlink: "symlink"}[e.Kind]
-	return restic.Node{Name: filepath.Base(e.Path), Path: e.Path, Type: kind, Size: uint64(e.Size)}
+	kind := map[filebackup.Kind]os.FileMode{filebackup.File: 0, filebackup.Folder: os.ModeDir, filebackup.Symlink: os.ModeSymlink}[e.Kind]
+	n := restic.Node{
+		Name: listed(path.Base(e.Path)), Path: listed(e.Path), Type: types[kind], UID: uint32(e.UID), GID: uint32(e.GID), MTime: e.ModTime(),
+		Mode: kind | os.FileMode(e.Mode&0o777),
+	}
+	if e.Kind == filebackup.File {
+		n.Size = uint64(e.Size)
+	}
+	for bit, mode := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
+		if e.Mode&bit != 0 {
+			n.Mode |= mode
+		}
+	}
+	return n
 }
 
-// restoreVersion downloads what is wanted of a version. Every content is compared with its hash on the way.
-func (p *Plan) restoreVersion(ctx context.Context, result *Result, progress func(Progress)) error {
-	b := p.bucket
-	if len(p.parts) == 0 {
-		return nil
+// list implements source.
+func (v *versions) list(ctx context.Context, s Snapshot, _ []string, each func(restic.Node) error) error {
+	for _, e := range v.entries(s) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := each(node(e)); err != nil {
+			return err
+		}
 	}
-	done, err := b.repository.Download(ctx, b.version, p.Target, filebackup.DownloadOptions{
-		Paths: b.paths, NoOwner: os.Geteuid() != 0,
+	return nil
+}
+
+// size implements source.
+func (v *versions) size(_ context.Context, s Snapshot) (uint64, error) { return *s.Bytes, nil }
+
+// fill implements source. Every content is compared with its hash on the way; entries are those that were looked at, whatever became of the bucket
+// meanwhile.
+func (v *versions) fill(ctx context.Context, f filling, progress func(restic.RestoreProgress)) (filled, error) {
+	list := v.entries(f.Snapshot)
+	if f.include != nil {
+		wanted := map[string]bool{}
+		for _, p := range f.include {
+			wanted[p] = true
+		}
+		list = slices.DeleteFunc(list, func(e *filebackup.Entry) bool {
+			p := e.Path
+			for p != "/" && !wanted[p] {
+				p = path.Dir(p)
+			}
+			return !wanted[p]
+		})
+	}
+	done, err := v.DownloadEntries(ctx, list, f.to, filebackup.DownloadOptions{
+		NoOwner: os.Geteuid() != 0,
 		Progress: func(q filebackup.Progress) {
 			percent := 0.0
 			if q.TotalBytes > 0 {
 				percent = 100 * float64(q.Bytes) / float64(q.TotalBytes)
 			}
-			progress(Progress{Phase: "restore", Percent: percent, BytesDone: uint64(q.Bytes), BytesTotal: uint64(q.TotalBytes)})
+			progress(restic.RestoreProgress{Percent: percent, BytesDone: uint64(q.Bytes), BytesTotal: uint64(q.TotalBytes)})
 		},
 	})
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+	var out filled
 	if done != nil {
-		result.Warnings = append(result.Warnings, done.Warnings...)
-		result.Errors, result.ErrorCount = append(result.Errors, done.Failed[:min(len(done.Failed), maxNamed)]...), result.ErrorCount+len(done.Failed)
-		if len(done.Failed) > 0 {
-			return fmt.Errorf("%d files could not be restored%s", len(done.Failed), first(done.Failed))
-		}
+		out.Warnings = done.Warnings
+		out.Errors, out.ErrorCount = done.Failed[:min(len(done.Failed), maxNamed)], len(done.Failed)
 	}
-	if err != nil {
-		return explainBucket(p.Repository, err)
+	if err != nil && out.ErrorCount == 0 {
+		return out, v.explain(err)
 	}
-	dumps := filepath.Join(p.Target, module.DumpFolder)
-	if result.Dumps != "" {
-		if err := errors.Join(os.Chmod(dumps, 0o700), os.Rename(dumps, result.Dumps)); err != nil {
-			return fmt.Errorf("put the dumps where they belong: %w", err)
-		}
+	if err == nil && f.verify {
+		err = readBack(ctx, list, f.to, &out)
 	}
-	if !p.Verify {
-		return nil
-	}
-	progress(Progress{Phase: "verify", Percent: 100, BytesDone: p.Bytes, BytesTotal: p.Bytes})
-	var wrong []string
-	for _, e := range b.entries {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		path := filepath.Join(p.Target, e.Path)
-		if name := isDump(e); name != "" {
-			path = filepath.Join(result.Dumps, name)
-			if result.Dumps == "" {
-				continue
-			}
-		}
-		if b.paths != nil && !slices.ContainsFunc(b.paths, func(q string) bool { return within(e.Path, q) }) {
-			continue
-		}
-		if err := differs(path, e); err != nil {
-			wrong = append(wrong, fmt.Sprintf("%s: %v", e.Path, err))
-		}
-	}
-	if len(wrong) > 0 {
-		result.Errors, result.ErrorCount = append(result.Errors, wrong[:min(len(wrong), maxNamed)]...), result.ErrorCount+len(wrong)
-		return fmt.Errorf("%d files or folders are not as they are in the snapshot%s", len(wrong), first(wrong))
-	}
-	result.Verified = true
-	return nil
+	return out, err
 }
 
-// differs reads back what was restored, and says what is not as it was saved.
-func differs(path string, e *filebackup.Entry) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return errors.Unwrap(err)
-	}
-	kinds := map[fs.FileMode]filebackup.Kind{0: filebackup.File, fs.ModeDir: filebackup.Folder, fs.ModeSymlink: filebackup.Symlink}
-	if kind, known := kinds[info.Mode().Type()]; !known || kind != e.Kind {
-		return errors.New("is of another type")
-	}
-	if e.Kind != filebackup.Symlink && e.HasMode() {
-		want := fs.FileMode(e.Mode & 0o777)
-		if info.Mode().Perm() != want {
-			return fmt.Errorf("has mode %04o, and had %04o", info.Mode().Perm(), want)
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && (int(st.Uid) != e.UID || int(st.Gid) != e.GID) {
-			return errors.New("belongs to somebody else")
-		}
-	}
-	if e.Kind != filebackup.File {
-		if target, _ := os.Readlink(path); target != e.Target {
-			return errors.New("leads elsewhere")
-		}
-		return nil
-	}
-	if !info.ModTime().Equal(e.ModTime()) {
-		return errors.New("has another time")
-	}
+// contentOf is the hash of a file's content.
+func contentOf(path string) (filebackup.Hash, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return filebackup.Hash{}, errors.Unwrap(err) // the caller knows its name
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		return err
+		return filebackup.Hash{}, err
 	}
-	if filebackup.Hash(h.Sum(nil)) != e.Hash {
-		return errors.New("has another content")
+	return filebackup.Hash(h.Sum(nil)), nil
+}
+
+// readBack compares the contents of files with what was saved.
+func readBack(ctx context.Context, list []*filebackup.Entry, top string, out *filled) error {
+	for _, e := range list {
+		if e.Kind != filebackup.File {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		sum, err := contentOf(filepath.Join(top, e.Path))
+		if err == nil && sum != e.Hash {
+			err = errors.New("has another content")
+		}
+		if err != nil {
+			out.ErrorCount++
+			if len(out.Errors) < maxNamed {
+				out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", e.Path, err))
+			}
+		}
 	}
 	return nil
+}
+
+// print implements source. As restic's, an archive has what is in a folder, by full paths.
+func (v *versions) print(ctx context.Context, s Snapshot, at string, w io.Writer) error {
+	list := v.entries(s)
+	i := slices.IndexFunc(list, func(e *filebackup.Entry) bool { return e.Path == at })
+	switch {
+	case i < 0 && at != "/":
+		return remedy(fmt.Errorf("the snapshot has no %s", at), `"restore-backup browse MODULE" lists what it has`)
+	case i >= 0 && list[i].Kind == filebackup.Symlink:
+		return remedy(fmt.Errorf("%s is a symbolic link to %s", at, list[i].Target), "ask for what it leads to")
+	case i >= 0 && list[i].Kind == filebackup.File:
+		return v.explain(v.Content(ctx, list[i], w))
+	}
+	archive := tar.NewWriter(w)
+	for _, e := range list {
+		if e.Path == at || !within(e.Path, at) {
+			continue
+		}
+		if err := v.archive(ctx, e, archive); err != nil {
+			return v.explain(err)
+		}
+	}
+	return archive.Close()
+}
+
+// archive writes an entry into an archive.
+func (v *versions) archive(ctx context.Context, e *filebackup.Entry, w *tar.Writer) error {
+	h := &tar.Header{
+		Name: e.Path[1:], Mode: int64(e.Mode), Uid: e.UID, Gid: e.GID, ModTime: e.ModTime(), Format: tar.FormatPAX, PAXRecords: map[string]string{},
+		Typeflag: tar.TypeReg, Size: e.Size,
+	}
+	switch e.Kind {
+	case filebackup.File:
+	case filebackup.Folder:
+		h.Typeflag, h.Name, h.Size = tar.TypeDir, h.Name+"/", 0
+	case filebackup.Symlink:
+		h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, e.Target, 0
+	}
+	for name, value := range e.Xattrs {
+		h.PAXRecords["SCHILY.xattr."+name] = string(value)
+	}
+	if err := w.WriteHeader(h); err != nil {
+		return err
+	}
+	if e.Kind != filebackup.File {
+		return nil
+	}
+	return v.Content(ctx, e, w)
 }

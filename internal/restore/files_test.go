@@ -169,7 +169,7 @@ func TestRestoreVersions(t *testing.T) {
 	damaged := filepath.Join(w.dir, "out/damaged")
 	plan, err = w.Check(t.Context(), Request{Repository: at, Target: damaged, Verify: true})
 	w.check(err)
-	for _, e := range plan.bucket.entries {
+	for _, e := range plan.source.(*versions).entries(plan.Point.Snapshots[0]) {
 		e.Hash[0]++
 	}
 	if r, err := w.Restore(t.Context(), plan, func(Progress) {}); err == nil || r.Complete || r.Verified {

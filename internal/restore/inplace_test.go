@@ -235,7 +235,7 @@ func TestAs(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode
 	}
-	url, err := os.ReadFile(p.repository.LocationFile)
+	url, err := os.ReadFile(p.source.(*opened).LocationFile)
 	w.check(err)
 	secret := strings.TrimPrefix(string(url), "rest:http://wiki2:")
 	secret, _, _ = strings.Cut(secret, "@")

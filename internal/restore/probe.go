@@ -9,16 +9,15 @@ import (
 // Probe opens the repository, which tells whether it is there and its password right, and returns the locks in it. It writes nothing.
 func (r *Restorer) Probe(ctx context.Context, at Repository) ([]restic.Lock, error) {
 	if at.InBucket() {
-		repository, err := r.openBucket(ctx, at, 0)
+		v, err := r.openVersions(ctx, at)
 		if err != nil {
 			return nil, err
 		}
-		_, list, err := r.versionPoints(ctx, at, repository)
-		if err != nil {
+		if _, err := v.points(ctx); err != nil {
 			return nil, err
 		}
-		_, err = repository.Changes(ctx, list[len(list)-1])
-		return nil, explainBucket(at, err)
+		_, err = v.Changes(ctx, v.all[len(v.all)-1])
+		return nil, v.explain(err)
 	}
 	o, err := r.open(ctx, at)
 	if err != nil {

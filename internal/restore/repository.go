@@ -164,14 +164,13 @@ type opened struct {
 	restic.Repository
 	at     Repository
 	noLock bool // a lock of ours would be in the way of its owner
-	close  func()
+	end    func()
+
+	version restic.Version // when a point was looked at
 }
 
 // open finds what reaching the repository takes. Close ends it, and a token with it.
 func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
-	if at.InBucket() {
-		return nil, notInBucket(at)
-	}
 	d, m := at.Destination, at.module()
 	secrets, forget, err := run.ReadSecrets(ctx, r.Config, r.Paths, d, m)
 	if err != nil {
@@ -182,7 +181,7 @@ func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
 		return nil, remedy(fmt.Errorf("destination %s: its password is an encrypted credential, which only a service is given", d.ID),
 			"run it by systemd-run with -p LoadCredentialEncrypted="+d.PasswordCredential)
 	}
-	o := &opened{at: at, close: forget, Repository: restic.Repository{
+	o := &opened{at: at, end: forget, Repository: restic.Repository{
 		Location: module.RepositoryOf(r.Config, d, m), LocationFile: secrets.Repository.Path, PasswordFile: secrets.Password.Path,
 		CacheDir: filepath.Join(r.Paths.Cache, d.ID, "restore"), Log: slog.New(quiet{r.Log.Handler()}),
 	}}
@@ -215,6 +214,8 @@ func (r *Restorer) open(ctx context.Context, at Repository) (*opened, error) {
 	return o, nil
 }
 
+func (o *opened) close() { o.end() }
+
 // inherit lets restic inherit what only this process can open, of a configuration that another host sent.
 func (o *opened) inherit() error {
 	for _, path := range []*string{&o.PasswordFile, &o.CACert} {
@@ -225,8 +226,8 @@ func (o *opened) inherit() error {
 		if err != nil {
 			return err
 		}
-		forget := o.close
-		o.close = func() { closeCopy(); forget() }
+		forget := o.end
+		o.end = func() { closeCopy(); forget() }
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func (p *Plan) result() Result {
 func (r *Restorer) DryRun(ctx context.Context, p *Plan) (Result, error) {
 	result := p.result()
 	result.DryRun = true
-	if p.into == nil || p.bucket != nil || p.As != "" && !p.Request.InPlace {
+	if p.into == nil || p.InBucket() || p.As != "" && !p.Request.InPlace {
 		return result, nil
 	}
 	if p.Request.InPlace && len(p.into.Units) > 0 {
@@ -119,10 +119,7 @@ func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)
 	unlock := r.lockModule(p)
 	defer unlock()
 	err := p.target.make()
-	switch {
-	case err == nil && p.bucket != nil:
-		err = p.restoreVersion(ctx, &result, progress)
-	case err == nil:
+	if err == nil {
 		err = p.restore(ctx, &result, progress)
 	}
 	if err == nil {
@@ -152,9 +149,9 @@ func (r *Restorer) Restore(ctx context.Context, p *Plan, progress func(Progress)
 		fmt.Sprintf("%s holds %d files (%s) of it, for you alone, and is not complete: remove it before you try again%s", p.Target, result.Files, size(result.Bytes), advice))
 }
 
-// lockModule keeps backups of the module from removing what is being read, where restic cannot do that by a lock of its own.
+// lockModule keeps backups of the module from removing what is being read, where nothing else does.
 func (r *Restorer) lockModule(p *Plan) (unlock func()) {
-	if p.bucket == nil && !p.repository.noLock || p.Module == nil || p.held {
+	if p.source.guarded() || p.Module == nil || p.held {
 		return func() {}
 	}
 	held, err := exchange.Take(r.Paths, p.Module.ID, p.Module.User, p.Module.Group, "restore")
@@ -207,13 +204,10 @@ func (p *Plan) restoreTo(ctx context.Context, g goal, result *Result, before *ui
 				return fmt.Errorf("make the folder of the dumps: %w", err)
 			}
 		}
-		repository := p.repository.Repository
-		to = g.below(to, &repository)
-		done, err := repository.Restore(ctx, restic.RestoreOptions{
-			Snapshot: one.ID, Target: to, Paths: one.include, Verify: p.Verify, NoLock: p.repository.noLock, Version: p.version, Bytes: one.has.Bytes,
-		}, func(q restic.RestoreProgress) {
+		done, err := p.source.fill(ctx, filling{part: one, to: to, goal: g, verify: p.Verify}, func(q restic.RestoreProgress) {
 			progress(overall(*before, one.has.Bytes, p.Bytes, q))
 		})
+		result.Warnings = append(result.Warnings, done.Warnings...)
 		result.Errors, result.ErrorCount = append(result.Errors, done.Errors...), result.ErrorCount+done.ErrorCount
 		switch {
 		case ctx.Err() != nil:
@@ -221,7 +215,7 @@ func (p *Plan) restoreTo(ctx context.Context, g goal, result *Result, before *ui
 		case done.ErrorCount > 0:
 			return fmt.Errorf("%d files or folders could not be restored%s", done.ErrorCount, first(done.Errors))
 		case err != nil:
-			return p.repository.explain(err)
+			return err
 		}
 		*before += one.has.Bytes
 	}
@@ -245,11 +239,11 @@ func overall(before, part, all uint64, q restic.RestoreProgress) Progress {
 	return Progress{Phase: "restore", Percent: percent, BytesDone: done, BytesTotal: all, Estimated: q.Estimated}
 }
 
-// after does what this restic has not done, and looks at everything again; true if that was wanted and all is right.
+// after does what the source has not done, and looks at everything again; true if that was wanted and all is right.
 func (p *Plan) after(ctx context.Context, g goal, result *Result, progress func(Progress)) (bool, error) {
-	if !p.version.SkipsSecurity() || !p.version.KeepsSparse() {
+	if security, zeros := p.source.leaves(); security || zeros {
 		progress(Progress{Phase: "finish", Percent: 100, BytesDone: p.Bytes, BytesTotal: p.Bytes})
-		failed := finish(ctx, g.top(), !p.version.SkipsSecurity(), !p.version.KeepsSparse())
+		failed := finish(ctx, g.top(), security, zeros)
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
@@ -267,12 +261,12 @@ func (p *Plan) after(ctx context.Context, g goal, result *Result, progress func(
 	for _, one := range g.parts {
 		beside := []string{"lost+found"}
 		if one.Dump != "" {
-			continue // restic has compared its content, and nothing else of it was the module's
+			continue // its content was compared, and nothing else of it was the module's
 		}
 		if filepath.Dir(g.dumps) == g.dir {
 			beside = append(beside, filepath.Base(g.dumps))
 		}
-		c, err := p.repository.compareTarget(ctx, one, g.dir, beside)
+		c, err := compareTarget(ctx, p.source, one, g.dir, beside)
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}

@@ -452,7 +452,7 @@ func (w *world) damaged(p *Plan) {
 	w.check(os.Remove(filepath.Join(top, "new\nline")))
 	w.check(os.Chmod(filepath.Join(top, "sticky"), 0o755))
 	w.check(os.Truncate(filepath.Join(top, "ü"), 1))
-	c, err := p.repository.compareTarget(t.Context(), p.parts[0], filepath.Join(w.dir, "out/new"), []string{"dumps"})
+	c, err := compareTarget(t.Context(), p.source, p.parts[0], filepath.Join(w.dir, "out/new"), []string{"dumps"})
 	if err != nil || c.New.Count != 1 || c.Changed.Count != 3 || c.Gone.Count != 0 { // the folder's time, too
 		t.Errorf("compareTarget = %+v, %v", c, err)
 	}

@@ -49,13 +49,13 @@ func (l *lots) draw(one lot, wanted uint64) {
 
 // sample picks regular files of a point at random, dumps among them, with about so many bytes. A file with more bytes than that is picked only
 // where there is no smaller one. Without a file that can be picked everything is.
-func (o *opened) sample(ctx context.Context, p Point, m *config.Module, bytes int64) ([]part, error) {
+func sample(ctx context.Context, from source, p Point, m *config.Module, bytes int64) ([]part, error) {
 	var fitting, larger lots
 	wanted := uint64(bytes)
 	tops := make([]map[string]bool, len(p.Snapshots))
 	for i, s := range p.Snapshots {
 		tops[i] = map[string]bool{}
-		err := o.Ls(ctx, s.ID, nil, func(n restic.Node) error {
+		err := from.list(ctx, s, nil, func(n restic.Node) error {
 			top, _, _ := strings.Cut(n.Path[1:], "/")
 			tops[i][top] = true
 			// A name that is no UTF-8 is not listed as it is, and cannot be asked for.
@@ -70,7 +70,7 @@ func (o *opened) sample(ctx context.Context, p Point, m *config.Module, bytes in
 			return nil
 		})
 		if err != nil {
-			return nil, o.explain(err)
+			return nil, err
 		}
 	}
 	picked := fitting.list
@@ -78,7 +78,7 @@ func (o *opened) sample(ctx context.Context, p Point, m *config.Module, bytes in
 		picked = larger.list
 	}
 	if len(picked) == 0 {
-		return o.scan(ctx, p, nil, m, false, nil)
+		return scan(ctx, from, p, nil, m, false, nil)
 	}
 	var parts []part
 	for i, s := range p.Snapshots {

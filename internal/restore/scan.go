@@ -37,7 +37,7 @@ type counts struct {
 }
 
 // scan reads what the point holds and finds the paths that were asked for. The owner is who gets it, if that is not root.
-func (o *opened) scan(ctx context.Context, p Point, wanted []string, m *config.Module, cases bool, owner *module.User) ([]part, error) {
+func scan(ctx context.Context, from source, p Point, wanted []string, m *config.Module, cases bool, owner *module.User) ([]part, error) {
 	var ask []asked
 	for _, text := range wanted {
 		ask = append(ask, newAsked(text, m, p.saved()))
@@ -67,7 +67,7 @@ func (o *opened) scan(ctx context.Context, p Point, wanted []string, m *config.M
 			present["/"] = true
 		}
 		names := map[string]bool{}
-		err := o.Ls(ctx, s.ID, nil, func(n restic.Node) error {
+		err := from.list(ctx, s, nil, func(n restic.Node) error {
 			if wanted, above := one.wants(n.Path); wanted || above {
 				one.has.count(n, wanted)
 				if wanted {
@@ -87,7 +87,7 @@ func (o *opened) scan(ctx context.Context, p Point, wanted []string, m *config.M
 			return nil
 		})
 		if err != nil {
-			return nil, o.explain(err)
+			return nil, err
 		}
 		for i, a := range ask {
 			for _, c := range a.paths {
