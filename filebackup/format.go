@@ -64,6 +64,9 @@ var (
 	errNoKey     = errors.New("it is encrypted, and no password is configured (crypt_password)")
 )
 
+// ErrDecrypt says that something cannot be decrypted. Nobody can tell a wrong password from damage.
+var ErrDecrypt = secretstream.ErrCorrupt
+
 const (
 	frameSize     = 4
 	maxHeaderSize = 64 << 10

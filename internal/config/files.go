@@ -86,7 +86,7 @@ func (t *table) engine(m *Module) {
 		}
 	}
 	for key, what := range map[string]string{
-		"drill": "restores a sample of a restic repository", "units": "is for a restore in place", "restore-state": "is for a restore in place",
+		"drill":    "restores a sample of a restic repository",
 		"max-size": "is kept by the gateway", "upload-limit": "is kept by the gateway", "download-limit": "is kept by the gateway",
 	} {
 		if t.filled(key) {

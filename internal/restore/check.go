@@ -108,7 +108,7 @@ func (p *Plan) problem(err error) {
 
 // checkRepository opens the repository and finds the point.
 func (r *Restorer) checkRepository(ctx context.Context, p *Plan) error {
-	if p.InBucket() && (p.Request.InPlace || p.As != "") {
+	if p.InBucket() && p.As != "" {
 		return notInBucket(p.Repository)
 	}
 	var err error

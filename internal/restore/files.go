@@ -36,7 +36,7 @@ func (r Repository) InBucket() bool {
 
 // notInBucket refuses what is for restic's repositories alone.
 func notInBucket(at Repository) error {
-	return usage(fmt.Sprintf(`"file-backup --module %s" lists its files, prints and fetches them`, at.Label()), "%s is of engine files: it can only be listed, and restored into a folder", at.Label())
+	return usage(fmt.Sprintf(`"file-backup --module %s" lists its files, prints and fetches them`, at.Label()), "%s is of engine files: it can only be listed, and restored into a folder or in place", at.Label())
 }
 
 // bucket opens the versions of a repository of engine files. Local files of it are in dir.
@@ -153,8 +153,12 @@ func (v *versions) explain(err error) error {
 		return nil
 	}
 	err = fmt.Errorf("repository %s at destination %s: %w", v.at.Name(), v.at.Destination.ID, err)
-	if damage := (*filebackup.CorruptError)(nil); errors.As(err, &damage) {
-		return remedy(err, fmt.Sprintf(`"file-backup --module %s verify --read-data" tells what else is damaged; a wrong password looks like that, too`, v.at.Label()))
+	var damage *filebackup.CorruptError
+	switch {
+	case errors.Is(err, filebackup.ErrDecrypt):
+		return remedy(err, fmt.Sprintf(`%s; if it is right, "file-backup --module %s verify" tells what is damaged`, Remedy(restic.ErrWrongPassword), v.at.Label()))
+	case errors.As(err, &damage):
+		return remedy(err, fmt.Sprintf(`"file-backup --module %s verify --read-data" tells what else is damaged`, v.at.Label()))
 	}
 	return err
 }

@@ -22,6 +22,7 @@ func newBucketWorld(t *testing.T) *world {
 	t.Helper()
 	address, secret := s3test.Start(t)
 	w := newWorld(t, "")
+	w.data = filepath.Join(w.dir, "photos")
 	w.write("keys", "AWS_ACCESS_KEY_ID=owner\nAWS_SECRET_ACCESS_KEY="+secret+"\n")
 	w.check(os.Chmod(filepath.Join(w.dir, "keys"), 0o600))
 	w.check(os.WriteFile(filepath.Join(w.dir, "etc/photos.toml"), []byte(fmt.Sprintf(`
@@ -32,6 +33,7 @@ password-file = "%[2]s/password"
 environment-file = "%[2]s/keys"
 [module.photos]
 engine = "files"
+restore-state = ["true"]
 type = "photos"
 uuid = "%[3]s"
 directory = "%[2]s/photos"
@@ -155,8 +157,7 @@ func TestRestoreVersions(t *testing.T) {
 		{Request{Only: []string{"nothing"}}, "the snapshot has no nothing"},
 		{Request{Choice: Choice{Snapshot: "zzz"}}, "there is no snapshot zzz"},
 		{Request{Target: all}, "is not empty"},
-		{Request{InPlace: true}, "photos is of engine files: it can only be listed, and restored into a folder"},
-		{Request{As: "other"}, "photos is of engine files: it can only be listed, and restored into a folder"},
+		{Request{As: "other"}, "photos is of engine files: it can only be listed, and restored into a folder or in place"},
 	} {
 		if _, err := restore(tc.req); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: %v; want %s", tc.req, err, tc.want)

@@ -21,7 +21,12 @@ import (
 // reload changes the configuration.
 func (w *world) reload(old, replacement string) {
 	w.t.Helper()
-	file := filepath.Join(w.dir, "etc/web.toml")
+	w.edit("web.toml", old, replacement)
+}
+
+func (w *world) edit(name, old, replacement string) {
+	w.t.Helper()
+	file := filepath.Join(w.dir, "etc", name)
 	data, err := os.ReadFile(file)
 	w.check(err)
 	w.check(os.WriteFile(file, []byte(strings.Replace(string(data), old, replacement, 1)), 0o600))

@@ -216,6 +216,8 @@ func (p *Plan) restoreTo(ctx context.Context, g goal, result *Result, before *ui
 			return fmt.Errorf("%d files or folders could not be restored%s", done.ErrorCount, first(done.Errors))
 		case err != nil:
 			return err
+		case p.Request.InPlace && len(done.Warnings) > 0: // nobody would look at what is live with another owner
+			return fmt.Errorf("%d files or folders could not be given their mode, owner or attributes%s", len(done.Warnings), first(done.Warnings))
 		}
 		*before += one.has.Bytes
 	}

@@ -59,6 +59,9 @@ var madeOnce = sync.OnceValues(func() (string, error) {
 var scratch string
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("RESTORE_IN_PLACE"); dir != "" {
+		os.Exit(child(dir))
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "restore-test"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -105,17 +108,21 @@ destination = "archive"
 modules = ["wiki1"]
 retention = 7
 `, dir, extra, wikiUUID)), 0o600))
+	w.check(os.Mkdir(filepath.Join(dir, "run"), 0o700))
+	w.Restorer = restorer(dir, w.log)
+	for _, p := range w.Config.Errors() {
+		t.Fatal(p)
+	}
+	return w
+}
+
+// restorer works with the configuration of a world.
+func restorer(dir string, log io.Writer) *Restorer {
 	paths := config.UserPaths(func(key string) string {
 		return map[string]string{"HOME": dir, "XDG_RUNTIME_DIR": filepath.Join(dir, "run")}[key]
 	})
 	paths.Config = []string{filepath.Join(dir, "etc")}
-	w.check(os.Mkdir(filepath.Join(dir, "run"), 0o700))
-	cfg := config.Load(paths.Config, nil)
-	for _, p := range cfg.Errors() {
-		t.Fatal(p)
-	}
-	w.Restorer = &Restorer{Config: cfg, Paths: paths, Getenv: os.Getenv, Now: time.Now, Log: slog.New(slog.NewTextHandler(w.log, nil))}
-	return w
+	return &Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: os.Getenv, Now: time.Now, Log: slog.New(slog.NewTextHandler(log, nil))}
 }
 
 func (w *world) check(err error) {

@@ -83,6 +83,46 @@ environment-file = %q
 	if got := h.read(target + h.dir("photos") + "/data/new"); got != "version 2" {
 		t.Errorf("restored %q", got)
 	}
+	// In place, its unit is stopped, its user takes the dump, and what is there is the version, with its owners.
+	unit := "/etc/systemd/system/test-photos.service"
+	h.write(unit, "[Service]\nUser=photos\nExecStart=sleep infinity\n", 0o644)
+	t.Cleanup(func() {
+		exec.Command("systemctl", "stop", "test-photos.service").Run()
+		os.Remove(unit)
+		exec.Command("systemctl", "daemon-reload").Run()
+	})
+	h.must("systemctl", "daemon-reload")
+	h.must("systemctl", "start", "test-photos.service")
+	pid := h.property("test-photos.service", "MainPID")
+	h.write(h.config(), strings.Replace(h.read(h.config()), "engine = \"files\"\n", "engine = \"files\"\nunits = [\"test-photos.service\"]\n"+
+		"restore-state = [\"sh\", \"-c\", \"test $(id -un) = photos && grep -q ^photos $RESTORE_DUMPS/who\"]\n", 1), 0o644)
+	h.write(h.dir("photos")+"/data/newer", "changed", 0o644)
+	h.write(h.dir("photos")+"/data/added", "", 0o644)
+	out = []byte(h.must("restore-backup", "photos", "--in-place", "--verify"))
+	if !strings.Contains(string(out), `"verified": true`) || !strings.Contains(string(out), `"test-photos.service"`) {
+		t.Errorf("restore in place says %s", out)
+	}
+	if got := h.read(h.dir("photos")+"/data/new") + h.read(h.dir("photos")+"/data/newer"); got != "version 2x" {
+		t.Errorf("restored %q", got)
+	}
+	if _, err := os.Stat(h.dir("photos") + "/data/added"); err == nil {
+		t.Error("what the version does not have is there")
+	}
+	if out := h.must("stat", "-c", "%U", h.dir("photos")+"/data/new", h.dir("photos")+"/data/page.txt"); out != "photos\nphotos\n" {
+		t.Errorf("the files belong to %q", out)
+	}
+	if now := h.property("test-photos.service", "MainPID"); now == pid || now == "0" {
+		t.Errorf("the unit's process is %s, before it was %s", now, pid)
+	}
+	// What fails puts everything back.
+	h.write(h.config(), strings.Replace(h.read(h.config()), "grep -q ^photos", "grep -q ^nobody", 1), 0o644)
+	h.write(h.dir("photos")+"/data/newer", "changed", 0o644)
+	if out := h.exits(1, "restore-backup", "photos", "--in-place"); !strings.Contains(out, "what is live is as it was before") {
+		t.Errorf("a hook that fails is told as %s", out)
+	}
+	if got := h.read(h.dir("photos") + "/data/newer"); got != "changed" || !h.unitActive("test-photos.service") {
+		t.Errorf("after a hook that failed it is %q", got)
+	}
 	if out := h.exits(1, "module-backup", "shell", "photos", "--", "snapshots"); !strings.Contains(out, "file-backup --module photos") {
 		t.Errorf("the shell says %q", out)
 	}
