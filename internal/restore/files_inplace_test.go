@@ -178,6 +178,19 @@ restore-state = ["sh", "-c", "cat \"$RESTORE_DUMPS/db.sql\" > ../hook; pwd >> ..
 	}
 }
 
+// A dry run says the same as of restic.
+func TestDryRunVersions(t *testing.T) {
+	t.Parallel()
+	w := newBucketWorld(t)
+	w.fill()
+	w.check(os.Remove(filepath.Join(w.data, "data/pipe")))
+	w.write("photos/data/page", "old")
+	w.saveVersion()
+	w.compares("photos", func(only ...string) *Plan {
+		return w.photosPlan(func(r *Request) { r.InPlace, r.Target, r.Only = false, filepath.Join(w.dir, "out/new"), only })
+	})
+}
+
 // A module's user can put anything into its bucket.
 func TestInPlaceVersionsPrivileges(t *testing.T) {
 	if os.Geteuid() != 0 {

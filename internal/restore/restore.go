@@ -84,7 +84,7 @@ func (p *Plan) result() Result {
 func (r *Restorer) DryRun(ctx context.Context, p *Plan) (Result, error) {
 	result := p.result()
 	result.DryRun = true
-	if p.into == nil || p.InBucket() || p.As != "" && !p.Request.InPlace {
+	if p.into == nil || p.As != "" && !p.Request.InPlace {
 		return result, nil
 	}
 	if p.Request.InPlace && len(p.into.Units) > 0 {

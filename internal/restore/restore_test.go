@@ -417,18 +417,25 @@ func TestDryRun(t *testing.T) {
 	w.fill()
 	w.write("wiki1/data/page", "old")
 	w.save(wikiUUID, "web1", "r1", nil)
-	live, err := w.DryRun(t.Context(), w.plan(nil))
+	w.compares("wiki1", func(only ...string) *Plan { return w.plan(func(r *Request) { r.Only = only }) })
+}
+
+// compares changes what is there, and looks what dry runs make of that.
+func (w *world) compares(name string, plan func(only ...string) *Plan) {
+	t := w.t
+	t.Helper()
+	live, err := w.DryRun(t.Context(), plan())
 	if err != nil || live.Live == nil || live.Live.New.Count+live.Live.Changed.Count+live.Live.Gone.Count != 0 || live.Live.Same.Count < 15 {
 		t.Fatalf("DryRun = %+v, %v; want all the same", live.Live, err)
 	}
-	w.write("wiki1/data/page", "newer")
+	w.write(name+"/data/page", "newer")
 	w.check(os.Remove(filepath.Join(w.data, "data/not-utf8-\xfe")))
 	w.check(os.RemoveAll(filepath.Join(w.data, "data/sub\xff")))
-	w.write("wiki1/data/sub\xff", "a file now")
+	w.write(name+"/data/sub\xff", "a file now")
 	w.check(os.Mkdir(filepath.Join(w.data, "data/more"), 0o755))
-	w.write("wiki1/data/more/one", "12345")
+	w.write(name+"/data/more/one", "12345")
 	w.check(os.Chmod(filepath.Join(w.data, "data/$HOME"), 0o600))
-	live, err = w.DryRun(t.Context(), w.plan(nil))
+	live, err = w.DryRun(t.Context(), plan())
 	w.check(err)
 	for _, class := range []struct {
 		name string
@@ -446,7 +453,7 @@ func TestDryRun(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.dir, "out/new")); err == nil {
 		t.Error("a dry run has made the target")
 	}
-	live, err = w.DryRun(t.Context(), w.plan(func(r *Request) { r.Only = []string{"data/page"} }))
+	live, err = w.DryRun(t.Context(), plan("data/page"))
 	if err != nil || live.Files != 1 || live.Live.Changed.Count != 1 || live.Live.New.Count+live.Live.Gone.Count+live.Live.Same.Count != 0 {
 		t.Errorf("DryRun of a page = %+v, %v", live.Live, err)
 	}
