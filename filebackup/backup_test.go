@@ -229,6 +229,11 @@ func TestLock(t *testing.T) {
 	if _, err := f.open().Backup(t.Context(), BackupOptions{}); !errors.As(err, &held) || r.Requests() > 0 {
 		t.Errorf("backup: %v; want it locked", err)
 	}
+	inherited, err := unix.Dup(int(lock.f.Fd())) // as a program has it that is just being started
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited)
 	lock.Close()
 	f.backup()
 }

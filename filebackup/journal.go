@@ -104,26 +104,35 @@ func (e *LockedError) Error() string {
 	return fmt.Sprintf("another backup is running: the lock %s is held", e.Path)
 }
 
+// localLock is a lock that is held.
+type localLock struct{ f *os.File }
+
+// Close gives it up at once: a program that this process is just starting has the open file, too, until it is executed.
+func (l localLock) Close() {
+	_ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
+	l.f.Close()
+}
+
 // lock takes the lock; it is given up when the file is closed, or the process is gone. The file stays: two processes could
 // else hold "the" lock. rrbackup removes it, so it is looked whether the locked file is still that of the name.
-func (c *Config) lock() (*os.File, error) {
+func (c *Config) lock() (localLock, error) {
 	for {
 		f, err := os.OpenFile(c.LocalLockFile, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("lock: %w", err)
+			return localLock{}, fmt.Errorf("lock: %w", err)
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, &LockedError{c.LocalLockFile}
+				return localLock{}, &LockedError{c.LocalLockFile}
 			}
-			return nil, fmt.Errorf("lock %s: %w", c.LocalLockFile, err)
+			return localLock{}, fmt.Errorf("lock %s: %w", c.LocalLockFile, err)
 		}
 		ours, err := f.Stat()
 		if err == nil {
 			named, err2 := os.Stat(c.LocalLockFile)
 			if err2 == nil && os.SameFile(ours, named) {
-				return f, nil
+				return localLock{f}, nil
 			}
 		}
 		f.Close()
