@@ -122,9 +122,6 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // at opens the repository and finds the point.
 func (r *Restorer) at(ctx context.Context, at Repository, c Choice, f func(source, Point) error) error {
-	if at.InBucket() {
-		return notInBucket(at)
-	}
 	from, err := r.source(ctx, at)
 	if err != nil {
 		return err
@@ -146,6 +143,9 @@ func (r *Restorer) at(ctx context.Context, at Repository, c Choice, f func(sourc
 
 // Mount shows all snapshots of a repository, or those of one backup, in an empty folder until ctx is done.
 func (r *Restorer) Mount(ctx context.Context, at Repository, backup, dir string) error {
+	if at.InBucket() {
+		return usage(fmt.Sprintf(`"restore-backup browse %s" lists their files, and prints them`, at.Label()), "%s is of engine files: its versions cannot be mounted", at.Label())
+	}
 	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
 		return remedy(errors.New("there is no FUSE here: /dev/fuse cannot be opened"), "install fuse3, or use restore-backup browse")
 	}
@@ -155,9 +155,6 @@ func (r *Restorer) Mount(ctx context.Context, at Repository, backup, dir string)
 	}
 	if name, err := firstIn(dir); !info.IsDir() || err != nil || name != "" {
 		return remedy(fmt.Errorf("mount: %s is no empty folder", dir), "name another one")
-	}
-	if at.InBucket() {
-		return notInBucket(at)
 	}
 	o, err := r.open(ctx, at)
 	if err != nil {

@@ -36,7 +36,7 @@ func (r Repository) InBucket() bool {
 
 // notInBucket refuses what is for restic's repositories alone.
 func notInBucket(at Repository) error {
-	return usage(fmt.Sprintf(`"file-backup --module %s" lists its files, prints and fetches them`, at.Label()), "%s is of engine files: it can only be listed, and restored into a folder or in place", at.Label())
+	return usage("restore it into a folder", "%s is of engine files: it cannot be restored as another module", at.Label())
 }
 
 // bucket opens the versions of a repository of engine files. Local files of it are in dir.

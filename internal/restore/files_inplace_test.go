@@ -191,6 +191,16 @@ func TestDryRunVersions(t *testing.T) {
 	})
 }
 
+// A version is looked into as a snapshot is.
+func TestBrowseVersions(t *testing.T) {
+	t.Parallel()
+	w := newBucketWorld(t)
+	w.fill()
+	w.edit("photos.toml", `{filename = "db.sql", command = ["echo", "a dump"]}`, `{filename = "all.sql", command = ["echo", "CREATE"]}`)
+	w.saveVersion()
+	w.browses("photos")
+}
+
 // A module's user can put anything into its bucket.
 func TestInPlaceVersionsPrivileges(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -157,13 +157,13 @@ func TestRestoreVersions(t *testing.T) {
 		{Request{Only: []string{"nothing"}}, "the snapshot has no nothing"},
 		{Request{Choice: Choice{Snapshot: "zzz"}}, "there is no snapshot zzz"},
 		{Request{Target: all}, "is not empty"},
-		{Request{As: "other"}, "photos is of engine files: it can only be listed, and restored into a folder or in place"},
+		{Request{As: "other"}, "photos is of engine files: it cannot be restored as another module"},
 	} {
 		if _, err := restore(tc.req); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: %v; want %s", tc.req, err, tc.want)
 		}
 	}
-	if err := w.Browse(t.Context(), at, Choice{}, "", false, nil); err == nil || !strings.Contains(Remedy(err), "file-backup --module photos") {
+	if err := w.Mount(t.Context(), at, "", w.dir); err == nil || !strings.Contains(Remedy(err), "restore-backup browse photos") {
 		t.Error(err)
 	}
 	// Damage is found, and named.

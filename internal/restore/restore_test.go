@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -615,8 +616,15 @@ func TestBrowseAndCat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "")
 	w.fill()
-	w.save(wikiUUID, "web1", "r1", map[string]string{"all.sql": "CREATE"})
-	at, err := w.Find(t.Context(), "wiki1", "", "")
+	w.save(wikiUUID, "web1", "r1", map[string]string{"all.sql": "CREATE\n"})
+	w.browses("wiki1")
+}
+
+// browses looks into a snapshot that has what fill makes, and the dump all.sql.
+func (w *world) browses(name string) {
+	t := w.t
+	t.Helper()
+	at, err := w.Find(t.Context(), name, "", "")
 	w.check(err)
 	for where, want := range map[string][]string{
 		".":                                   {"/dumps/all.sql", w.data + "/data"},
@@ -639,7 +647,7 @@ func TestBrowseAndCat(t *testing.T) {
 	if n < 20 {
 		t.Errorf("%d entries in data", n)
 	}
-	for where, want := range map[string]string{"data/star*": "in star*", "dumps/all.sql": "CREATE", filepath.Join(w.data, "data/ü"): "in ü"} {
+	for where, want := range map[string]string{"data/star*": "in star*", "dumps/all.sql": "CREATE\n", filepath.Join(w.data, "data/ü"): "in ü"} {
 		var b bytes.Buffer
 		if err := w.Cat(t.Context(), at, Choice{}, where, &b); err != nil || b.String() != want {
 			t.Errorf("Cat(%q) = %q, %v; want %q", where, b.String(), err, want)
@@ -648,6 +656,36 @@ func TestBrowseAndCat(t *testing.T) {
 	if err := w.Cat(t.Context(), at, Choice{}, "data/none", io.Discard); err == nil {
 		t.Error("Cat of nothing did not fail")
 	}
+	// A folder is an archive, and what is listed is as it is on disk.
+	var archive bytes.Buffer
+	w.check(w.Cat(t.Context(), at, Choice{}, "data/sub\xff", &archive))
+	top := filepath.Join(w.data, "data/sub\xff")[1:]
+	names := map[string]string{}
+	for from := tar.NewReader(&archive); ; {
+		h, err := from.Next()
+		if err == io.EOF {
+			break
+		}
+		w.check(err)
+		data, err := io.ReadAll(from)
+		w.check(err)
+		names[strings.TrimPrefix(h.Name, top)] = fmt.Sprintf("%04o %s", h.FileInfo().Mode().Perm(), data)
+	}
+	if len(names) != 2 || names["/deep/"] != "0755 " || names["/deep/page"] != "0644 deep" {
+		t.Errorf("the archive has %q", names)
+	}
+	w.check(w.Browse(t.Context(), at, Choice{}, "data", true, func(e Entry) error {
+		info, err := os.Lstat(e.Path)
+		if err != nil { // its name is no UTF-8
+			return nil
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		if info.Mode() != e.Mode || st.Uid != e.UID || st.Gid != e.GID || !info.ModTime().Equal(e.MTime) || e.Type == "file" && uint64(info.Size()) != e.Size || e.Name != filepath.Base(e.Path) ||
+			e.Type != types[info.Mode().Type()] || e.Snapshot == "" {
+			t.Errorf("%+v; on disk %v %v %d:%d", e, info.Mode(), info.ModTime(), st.Uid, st.Gid)
+		}
+		return nil
+	}))
 }
 
 func TestMetadataIsBounded(t *testing.T) {

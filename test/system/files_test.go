@@ -83,7 +83,7 @@ environment-file = %q
 	if got := h.read(target + h.dir("photos") + "/data/new"); got != "version 2" {
 		t.Errorf("restored %q", got)
 	}
-	// In place, its unit is stopped, its user takes the dump, and what is there is the version, with its owners.
+	// In place, its unit is stopped, its user takes the dump, and what is there is the version, with the owners that it had.
 	unit := "/etc/systemd/system/test-photos.service"
 	h.write(unit, "[Service]\nUser=photos\nExecStart=sleep infinity\n", 0o644)
 	t.Cleanup(func() {
@@ -108,7 +108,7 @@ environment-file = %q
 	if _, err := os.Stat(h.dir("photos") + "/data/added"); err == nil {
 		t.Error("what the version does not have is there")
 	}
-	if out := h.must("stat", "-c", "%U", h.dir("photos")+"/data/new", h.dir("photos")+"/data/page.txt"); out != "photos\nphotos\n" {
+	if out := h.must("stat", "-c", "%U", h.dir("photos")+"/data/new", h.dir("photos")+"/data/page.txt"); out != "root\nphotos\n" {
 		t.Errorf("the files belong to %q", out)
 	}
 	if now := h.property("test-photos.service", "MainPID"); now == pid || now == "0" {
