@@ -108,9 +108,6 @@ func (p *Plan) problem(err error) {
 
 // checkRepository opens the repository and finds the point.
 func (r *Restorer) checkRepository(ctx context.Context, p *Plan) error {
-	if p.InBucket() && p.As != "" {
-		return notInBucket(p.Repository)
-	}
 	var err error
 	if p.source, err = r.source(ctx, p.Repository); err != nil {
 		return err

@@ -34,11 +34,6 @@ func (r Repository) InBucket() bool {
 	return r.Destination.Repository == "" && r.Destination.Bucket != nil
 }
 
-// notInBucket refuses what is for restic's repositories alone.
-func notInBucket(at Repository) error {
-	return usage("restore it into a folder", "%s is of engine files: it cannot be restored as another module", at.Label())
-}
-
 // bucket opens the versions of a repository of engine files. Local files of it are in dir.
 func (r *Restorer) bucket(ctx context.Context, at Repository, dir string, change func(*filebackup.Config)) (*filebackup.Repository, error) {
 	d, m := at.Destination, at.module()

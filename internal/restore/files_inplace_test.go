@@ -201,6 +201,37 @@ func TestBrowseVersions(t *testing.T) {
 	w.browses("photos")
 }
 
+// A version becomes a new module of engine files, which nothing of the old one is known to but its files.
+func TestAsVersions(t *testing.T) {
+	t.Parallel()
+	w := newBucketWorld(t)
+	w.edit("photos.toml", `engine = "files"`, "engine = \"files\"\npipeline = [\"hash_names\", \"encrypt\"]")
+	w.saveVersion()
+	as := func(r *Request) { r.InPlace, r.As, r.Target = false, "photos2", filepath.Join(w.dir, "out/new") }
+	result, err := w.Restore(t.Context(), w.photosPlan(as), quietly)
+	if err != nil || result.Added != filepath.Join(w.dir, "etc/photos2.toml") || result.As != "photos2" || !result.Verified {
+		t.Fatalf("Restore = %+v, %v", result, err)
+	}
+	w.edit("photos.toml", "", "")
+	m := w.Config.Modules["photos2"]
+	if m == nil || m.Engine != "files" || strings.Join(m.Pipeline, " ") != "hash_names encrypt" || m.Type != "photos" || m.UUID == photosUUID || m.Directory != result.Target || len(m.Include) != 1 {
+		t.Fatalf("the new module is %+v", m)
+	}
+	top := filepath.Join(m.Directory, m.Include[0])
+	sameTree(t, tree(t, top), tree(t, filepath.Join(w.data, "data")))
+
+	// In place of the new one.
+	w.edit("photos2.toml", "ui-name", "restore-state = [\"true\"]\nui-name")
+	before := tree(t, w.data)
+	w.check(os.WriteFile(filepath.Join(top, "more"), nil, 0o600))
+	result, err = w.Restore(t.Context(), w.photosPlan(func(r *Request) { r.As = "photos2" }), quietly)
+	if err != nil || !result.Verified {
+		t.Fatalf("Restore = %+v, %v", result, err)
+	}
+	sameTree(t, tree(t, top), tree(t, filepath.Join(w.data, "data")))
+	sameTree(t, tree(t, w.data), before)
+}
+
 // A module's user can put anything into its bucket.
 func TestInPlaceVersionsPrivileges(t *testing.T) {
 	if os.Geteuid() != 0 {

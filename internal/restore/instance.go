@@ -74,6 +74,12 @@ func (r *Restorer) addModule(p *Plan, result *Result) error {
 		name = quoteTOML(name)
 	}
 	fmt.Fprintf(text, "# Restored from %s of %s. No backup has it yet.\n[module.%s]\n", p.Name(), p.Point.Time.UTC().Format("2006-01-02 15:04:05 UTC"), name)
+	if p.InBucket() {
+		line("engine", config.EngineFiles)
+		if p.Module != nil {
+			fmt.Fprintf(text, "pipeline = [%s]\n", strings.Join(quoted(p.Module.Pipeline), ", "))
+		}
+	}
 	line("type", p.Type)
 	line("uuid", config.NewUUID())
 	line("ui-name", p.As)
@@ -84,9 +90,9 @@ func (r *Restorer) addModule(p *Plan, result *Result) error {
 	line("directory", p.Target)
 	var include []string
 	for _, s := range saved {
-		include = append(include, quoteTOML(strings.TrimPrefix(s, "/")))
+		include = append(include, strings.TrimPrefix(s, "/"))
 	}
-	fmt.Fprintf(text, "include = [%s]\n", strings.Join(include, ", "))
+	fmt.Fprintf(text, "include = [%s]\n", strings.Join(quoted(include), ", "))
 	if m := p.newOwner(); m != nil { // whose user could not enter it
 		u, err := module.LookupUser(m.User, m.Group)
 		if err == nil {
@@ -101,6 +107,14 @@ func (r *Restorer) addModule(p *Plan, result *Result) error {
 	}
 	result.Added = p.added
 	return nil
+}
+
+func quoted(texts []string) []string {
+	var all []string
+	for _, s := range texts {
+		all = append(all, quoteTOML(s))
+	}
+	return all
 }
 
 // quoteTOML writes a basic string of TOML. What is no UTF-8 cannot be written, and is replaced.
