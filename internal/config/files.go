@@ -85,12 +85,9 @@ func (t *table) engine(m *Module) {
 			t.errorf(t.element(t.name, "pipeline", i), "is %q; want hash_names, compress or encrypt", word)
 		}
 	}
-	for key, what := range map[string]string{
-		"drill":    "restores a sample of a restic repository",
-		"max-size": "is kept by the gateway", "upload-limit": "is kept by the gateway", "download-limit": "is kept by the gateway",
-	} {
+	for _, key := range []string{"max-size", "upload-limit", "download-limit"} {
 		if t.filled(key) {
-			t.errorf(key, "%s, which there is not with engine files; leave it out, or take engine restic", what)
+			t.errorf(key, "is kept by the gateway, which there is not with engine files; leave it out, or take engine restic")
 		}
 	}
 }

@@ -44,7 +44,6 @@ func TestEngineFiles(t *testing.T) {
 		{"pipeline", "engine = \"files\"", "engine = \"files\"\npipeline = [\"shred\"]", `module.p.pipeline[0]: is "shred"; want hash_names, compress or encrypt`},
 		{"pipeline of restic", "engine = \"files\"", "pipeline = []", `module.p.pipeline: is of engine files; want engine = "files", or leave it out: restic always compresses and encrypts`},
 		{"limits", "engine = \"files\"", "engine = \"files\"\nmax-size = \"1G\"", `module.p.max-size: is kept by the gateway, which there is not with engine files; leave it out, or take engine restic`},
-		{"drill", "[backup.1]", "[module.p.drill]\nschedule = \"monthly\"\n[backup.1]", `module.p.drill: restores a sample of a restic repository, which there is not with engine files; leave it out, or take engine restic`},
 		{"two backups", "[backup.1]", "[backup.0]\nschedule = \"daily\"\ndestination = \"b\"\nmodules = [\"p\"]\nretention = 3\n[backup.1]", `backup.1.modules[0]: p is saved to destination b by backup 0, too: with engine files each would remove the other's versions; want a destination of its own`},
 	} {
 		if strings.Count(good, tc.old) == 0 {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"sdbackup/filebackup"
+	"sdbackup/internal/config"
 	"sdbackup/internal/exchange"
 	"sdbackup/internal/lock"
 	"sdbackup/internal/module"
@@ -53,7 +55,7 @@ func (d *Drills) Attempt(ctx context.Context, job run.Job, log *slog.Logger, pro
 	r.Error, r.Hint = strings.ReplaceAll(err.Error(), "\n", "; "), Remedy(err)
 	var locked *restic.LockedError
 	r.Retry = ctx.Err() == nil &&
-		(errors.As(err, new(errBusy)) || errors.As(err, &locked) || errors.Is(err, restic.ErrTransient) || run.Unreachable(err))
+		(errors.As(err, new(errBusy)) || errors.As(err, &locked) || errors.Is(err, restic.ErrTransient) || errors.Is(err, filebackup.ErrTransient) || run.Unreachable(err))
 	return run.Attempt{Result: r}
 }
 
@@ -89,7 +91,7 @@ func (d *Drills) attempt(ctx context.Context, job run.Job, log *slog.Logger, pro
 		progress(module.Progress{Phase: p.Phase, Percent: p.Percent, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal})
 	})
 	if err != nil {
-		return damaged(ctx, err)
+		return damaged(ctx, err, plan.Repository)
 	}
 	r.Snapshot, r.Files, r.SizeBytes = restored.Snapshots[0], restored.Files, restored.Bytes
 	if m.Drill.Command == nil {
@@ -109,7 +111,7 @@ func (d *Drills) attempt(ctx context.Context, job run.Job, log *slog.Logger, pro
 
 // keep keeps backups of the module from removing what is being restored, where restic cannot do that by a lock of its own.
 func (d *Drills) keep(job run.Job) (free func(), err error) {
-	if _, local := job.Destination.Local(); !local || job.Destination.Gateway {
+	if _, local := job.Destination.Local(); job.Module.Engine != config.EngineFiles && (!local || job.Destination.Gateway) {
 		return func() {}, nil
 	}
 	held, err := exchange.Take(d.Paths, job.Module.ID, job.Module.User, job.Module.Group, job.Plan.Backup)
@@ -182,7 +184,7 @@ func (r *Restorer) look(ctx context.Context, p *Plan) error {
 }
 
 // damaged is the error of a restore that failed, without advice about a folder that is not there any more.
-func damaged(ctx context.Context, err error) error {
+func damaged(ctx context.Context, err error, at Repository) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -190,6 +192,9 @@ func damaged(ctx context.Context, err error) error {
 	advice := Remedy(inner)
 	if advice == "" {
 		advice = `see what a check of the repository says: "module-backup shell MODULE -- check --read-data"`
+		if at.InBucket() {
+			advice = fmt.Sprintf(`see what a check of the bucket says: "file-backup --module %s verify --read-data"`, at.Label())
+		}
 	}
 	return remedy(inner, advice)
 }

@@ -25,16 +25,20 @@ type drilling struct {
 	*world
 	*run.Runner
 	drills *Drills
+	module string
 	probed []run.ProbeJob
 	verify func(job run.ProbeJob) error // what the module's command says
 }
 
 func newDrilling(t *testing.T, sample int64, command ...string) *drilling {
-	w := newWorld(t, "")
-	m := w.Restorer.Config.Modules["wiki1"]
+	return newWorld(t, "").drilling("wiki1", "1", sample, command...)
+}
+
+func (w *world) drilling(module, backup string, sample int64, command ...string) *drilling {
+	m := w.Restorer.Config.Modules[module]
 	m.Drill = config.Drill{Schedule: []string{"monthly"}, Sample: sample, Command: command}
-	w.Restorer.Config.Backups["1"].RetryTimeout = 0
-	d := &drilling{world: w}
+	w.Restorer.Config.Backups[backup].RetryTimeout = 0
+	d := &drilling{world: w, module: module}
 	d.drills = &Drills{
 		Restorer: w.Restorer,
 		Ready:    func() error { return nil },
@@ -56,12 +60,13 @@ func newDrilling(t *testing.T, sample int64, command ...string) *drilling {
 // run runs the drill and returns its record; nothing of it may be left.
 func (d *drilling) run() *status.Module {
 	d.t.Helper()
-	if _, err := d.Backup(d.t.Context(), "drill@wiki1"); err != nil {
+	id := "drill@" + d.module
+	if _, err := d.Backup(d.t.Context(), id); err != nil {
 		d.t.Fatal(err)
 	}
-	rec, err := d.Store.Module("drill@wiki1", "wiki1")
+	rec, err := d.Store.Module(id, d.module)
 	d.check(err)
-	if _, err := os.Lstat(filepath.Join(d.Runner.Paths.Cache, "drill@wiki1")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(d.Runner.Paths.Cache, id)); !errors.Is(err, fs.ErrNotExist) {
 		d.t.Errorf("what was restored is left behind: %v", err)
 	}
 	return rec
@@ -272,5 +277,48 @@ func TestLots(t *testing.T) {
 	}
 	if len(many.list) != maxSampled || many.list[0].number != maxSampled-1 {
 		t.Errorf("%d files are drawn, up to %d", len(many.list), many.list[0].number)
+	}
+}
+
+// A drill of engine files is as one of restic, and what is wrong with the bucket fails it.
+func TestDrillVersions(t *testing.T) {
+	t.Parallel()
+	w := newBucketWorld(t)
+	b := w.between()
+	d := w.drilling("photos", "photos", 0, "sh")
+	d.saveVersion()
+	d.verify = func(job run.ProbeJob) error {
+		for path, want := range map[string]string{filepath.Join(job.Folder, d.data, "data/a"): "one", filepath.Join(job.Dumps, "db.sql"): "a dump\n"} {
+			if data, err := os.ReadFile(path); err != nil || string(data) != want {
+				t.Errorf("the command finds %q in %s, %v; want %q", data, path, err, want)
+			}
+		}
+		return nil
+	}
+	rec := d.run()
+	if rec.Outcome != status.Success || rec.Files != 3 || rec.SizeBytes != 13 || !rec.Drill.Probed || rec.Drill.Backup != "photos" || rec.Drill.Saved.IsZero() {
+		t.Errorf("the record is %+v, drill %+v", rec.Result, rec.Drill)
+	}
+	d.verify = nil
+	one := int64(1)
+	d.drills.Sample = &one
+	if rec = d.run(); rec.Outcome != status.Success || rec.Files != 1 || rec.Drill.Sample != 1 {
+		t.Errorf("the record of a sample is %+v; want one file", rec.Result)
+	}
+	d.drills.Sample = nil
+	held, err := lock.TryExclusive(lock.ModulePath(d.Runner.Paths.Lock, "photos"), "photos")
+	d.check(err)
+	if rec = d.run(); rec.Outcome != status.Failed || !strings.Contains(rec.Error, "module photos is in use") {
+		t.Errorf("while a backup runs the record is %+v", rec.Result)
+	}
+	d.check(held.Release())
+	b.set(nil, func(_ int, body []byte) { body[len(body)-1] ^= 1 })
+	if rec = d.run(); rec.Outcome != status.Failed || !strings.Contains(rec.Error, "could not be restored") || !strings.Contains(rec.Hint, "file-backup --module photos verify") {
+		t.Errorf("of damage the record is %+v", rec.Result)
+	}
+	b.set(nil, nil)
+	d.write("password", "another\n")
+	if rec = d.run(); rec.Outcome != status.Failed || !strings.Contains(rec.Error, "wrong password") || strings.Contains(rec.Error, "\n") {
+		t.Errorf("with a wrong password the record is %+v", rec.Result)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"sdbackup/internal/s3test"
+	"sdbackup/internal/status"
 )
 
 // A module of engine files is saved by its own user in a service of its own, retained, checked, measured and restored; the keys of its bucket
@@ -28,6 +29,7 @@ endpoint = "http://%s"
 password-file = %q
 environment-file = %q
 `, address, passwordFile, keys) + table + "[backup.snaps]\nschedule = \"2099-01-01\"\ndestination = \"bucket\"\nmodules = [\"photos\"]\nretention = 2\n" +
+		"[module.photos.drill]\nschedule = \"2099-01-01\"\ncommand = [\"sh\", \"-c\", \"grep -q ^photos $DRILL_DUMPS/who && test -e $DRILL_DIRECTORY/data/new\"]\n" +
 		"[backup.snaps.check]\nschedule = \"2099-01-01\"\nread-data-subset = 2\n")
 	// A folder on the way that the user cannot look into.
 	if err := os.Chmod("/var/lib", 0o711); err != nil {
@@ -57,6 +59,10 @@ environment-file = %q
 	h.must("restore-backup", "photos", "--target", target, "--verify")
 	if got := h.read(target + h.dir("photos") + "/data/new"); got != "version 2" {
 		t.Errorf("restored %q", got)
+	}
+	h.must("systemctl", "start", "backup-drill@photos.service")
+	if r := h.record("drill@photos", "photos"); r.Outcome != status.Success || !r.Drill.Probed {
+		t.Errorf("the drill came to %+v", r)
 	}
 	who := h.read(target + "/dumps/who")
 	if !strings.HasPrefix(who, "photos\n") || strings.Contains(who, secret) {
