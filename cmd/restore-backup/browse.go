@@ -89,6 +89,7 @@ func (c *mount) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if err != nil {
 		return explain(err)
 	}
-	fmt.Fprintf(env.Stderr, "the snapshots of %s are in %s until this ends (Ctrl-C)\n", at.Label(), c.Folder)
-	return explain(worker.Mount(ctx, at, c.Backup, c.Folder))
+	return explain(worker.Mount(ctx, at, c.Backup, c.Folder, func() {
+		fmt.Fprintf(env.Stderr, "the snapshots of %s are in %s until this ends (Ctrl-C)\n", at.Label(), c.Folder)
+	}))
 }

@@ -141,8 +141,9 @@ func (r *Restorer) at(ctx context.Context, at Repository, c Choice, f func(sourc
 	return f(from, p)
 }
 
-// Mount shows all snapshots of a repository, or those of one backup, in an empty folder until ctx is done.
-func (r *Restorer) Mount(ctx context.Context, at Repository, backup, dir string) error {
+// Mount shows all snapshots of a repository, or those of one backup, in an empty folder until ctx is done. Begins is called
+// when nothing is known to be in the way.
+func (r *Restorer) Mount(ctx context.Context, at Repository, backup, dir string, begins func()) error {
 	if at.InBucket() {
 		return usage(fmt.Sprintf(`"restore-backup browse %s" lists their files, and prints them`, at.Label()), "%s is of engine files: its versions cannot be mounted", at.Label())
 	}
@@ -165,5 +166,6 @@ func (r *Restorer) Mount(ctx context.Context, at Repository, backup, dir string)
 	if backup != "" {
 		tags = []string{"backup=" + backup}
 	}
+	begins()
 	return o.explain(o.Repository.Mount(ctx, dir, tags))
 }

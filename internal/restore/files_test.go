@@ -162,7 +162,7 @@ func TestRestoreVersions(t *testing.T) {
 			t.Errorf("%+v: %v; want %s", tc.req, err, tc.want)
 		}
 	}
-	if err := w.Mount(t.Context(), at, "", w.dir); err == nil || !strings.Contains(Remedy(err), "restore-backup browse photos") {
+	if err := w.Mount(t.Context(), at, "", w.dir, func() { t.Error("it is mounted") }); err == nil || !strings.Contains(Remedy(err), "restore-backup browse photos") {
 		t.Error(err)
 	}
 	// Damage is found, and named.
