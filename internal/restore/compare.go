@@ -96,7 +96,7 @@ func (c *comparer) compare(ctx context.Context, from source, s Snapshot) (Compar
 	return c.result, nil
 }
 
-func sortedKeys(m map[string]*folder) []string {
+func sortedKeys[T any](m map[string]T) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)

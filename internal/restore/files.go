@@ -117,6 +117,7 @@ type versions struct {
 	backup string                         // that saves it
 	all    []filebackup.Version           // the oldest first
 	looked map[string][]*filebackup.Entry // by the version's ID
+	ways   map[filebackup.Hash]module.Saved
 }
 
 // openVersions opens the versions of a repository to restore from them.
@@ -125,7 +126,7 @@ func (r *Restorer) openVersions(ctx context.Context, at Repository) (*versions, 
 	if err != nil {
 		return nil, err
 	}
-	v := &versions{Repository: repository, at: at, looked: map[string][]*filebackup.Entry{}}
+	v := &versions{Repository: repository, at: at, looked: map[string][]*filebackup.Entry{}, ways: map[filebackup.Hash]module.Saved{}}
 	for _, id := range r.Config.BackupIDs() { // one at most: the configuration sees to that
 		if b := r.Config.Backups[id]; at.Module != nil && b.Destination == at.Destination.ID && slices.Contains(b.Modules, at.Module.ID) {
 			v.backup = id
@@ -188,47 +189,101 @@ func (v *versions) look(ctx context.Context, p Point) (Point, error) {
 		return p, v.explain(err)
 	}
 	v.looked[files.ID] = entries
-	var dumps []Snapshot
-	var count, total uint64
+	c := contents{dumps: map[string]uint64{}}
 	for _, e := range entries {
 		maps.DeleteFunc(e.Xattrs, func(name string, _ []byte) bool { return strings.HasPrefix(name, "security.") })
-		switch size := uint64(e.Size); {
-		case e.Path == module.SavedFile:
-			saved, err := v.saved(ctx, e)
-			if err != nil {
-				return p, v.explain(err)
-			}
-			files.Host, files.UID, files.Paths = saved.Node, uint32(saved.UID), append(files.Paths, saved.Include...)
-		case isDump(e) != "":
-			one := uint64(1)
-			dumps = append(dumps, Snapshot{ID: files.ID, Time: files.Time, Dump: isDump(e), Files: &one, Bytes: &size, Paths: []string{"/" + isDump(e)}})
-		case e.Kind == filebackup.File:
-			count, total = count+1, total+size
-		}
+		c.add(e)
 	}
-	files.Files, files.Bytes = &count, &total
-	for i := range dumps {
-		dumps[i].Host, dumps[i].UID = files.Host, files.UID
-	}
-	p.Snapshots = append([]Snapshot{files}, dumps...)
-	return p, nil
+	p.Snapshots, err = v.snapshots(ctx, files, c)
+	return p, v.explain(err)
 }
 
-// measure implements source. That the manifest cannot be read is for a check to say.
-func (v *versions) measure(ctx context.Context, list []Point) {
-	for i := range list[:min(1, len(list))] {
-		if p, err := v.look(ctx, list[i]); err == nil {
-			list[i] = p
-		}
+// contents are what a version holds.
+type contents struct {
+	files, bytes uint64
+	dumps        map[string]uint64 // bytes by name
+	saved        *filebackup.Entry // how it was saved
+}
+
+func (c *contents) add(e *filebackup.Entry) {
+	switch name := isDump(e); {
+	case e.Path == module.SavedFile:
+		c.saved = e
+	case name != "":
+		c.dumps[name] = uint64(e.Size)
+	case e.Kind == filebackup.File:
+		c.files, c.bytes = c.files+1, c.bytes+uint64(e.Size)
 	}
+}
+
+func (c *contents) remove(e *filebackup.Entry) {
+	switch name := isDump(e); {
+	case e.Path == module.SavedFile:
+		c.saved = nil
+	case name != "":
+		delete(c.dumps, name)
+	case e.Kind == filebackup.File:
+		c.files, c.bytes = c.files-1, c.bytes-uint64(e.Size)
+	}
+}
+
+// snapshots are the files and the dumps of a version.
+func (v *versions) snapshots(ctx context.Context, files Snapshot, c contents) ([]Snapshot, error) {
+	files.Files, files.Bytes = &c.files, &c.bytes
+	if c.saved != nil {
+		saved, err := v.saved(ctx, c.saved)
+		if err != nil {
+			return nil, err
+		}
+		files.Host, files.UID, files.Paths = saved.Node, uint32(saved.UID), saved.Include
+	}
+	list := []Snapshot{files}
+	for _, name := range sortedKeys(c.dumps) {
+		one, size := uint64(1), c.dumps[name]
+		list = append(list, Snapshot{ID: files.ID, Time: files.Time, Dump: name, Files: &one, Bytes: &size, Paths: []string{"/" + name}, Host: files.Host, UID: files.UID})
+	}
+	return list, nil
+}
+
+// measure implements source. That it cannot be done is for a check to say.
+func (v *versions) measure(ctx context.Context, list []Point) {
+	if len(list) == 1 {
+		if p, err := v.look(ctx, list[0]); err == nil {
+			list[0] = p
+		}
+		return
+	}
+	c := contents{dumps: map[string]uint64{}}
+	_ = v.History(ctx, func(one filebackup.Version, steps []filebackup.Step) error {
+		for _, s := range steps {
+			if s.Before != nil {
+				c.remove(s.Before)
+			}
+			if s.After != nil {
+				c.add(s.After)
+			}
+		}
+		i := slices.IndexFunc(list, func(p Point) bool { return p.Snapshots[0].ID == one.ID })
+		if i < 0 {
+			return nil
+		}
+		all, err := v.snapshots(ctx, list[i].Snapshots[0], c)
+		if err == nil {
+			list[i].Snapshots = all
+		}
+		return err
+	})
 }
 
 // maxSavedBytes bounds what a version says of how it was saved.
 const maxSavedBytes = 1 << 20
 
-// saved reads how a version was saved.
+// saved reads how a version was saved. Most were saved alike.
 func (v *versions) saved(ctx context.Context, e *filebackup.Entry) (module.Saved, error) {
-	var saved module.Saved
+	if saved, known := v.ways[e.Hash]; known {
+		return saved, nil
+	}
+	saved := module.Saved{Include: []string{}}
 	if e.Size > maxSavedBytes {
 		return saved, fmt.Errorf("%s has %d bytes", e.Path, e.Size)
 	}
@@ -245,6 +300,7 @@ func (v *versions) saved(ctx context.Context, e *filebackup.Entry) (module.Saved
 		}
 	}
 	slices.Sort(saved.Include) // as restic lists them
+	v.ways[e.Hash] = saved
 	return saved, nil
 }
 

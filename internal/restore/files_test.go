@@ -92,6 +92,14 @@ func TestRestoreVersions(t *testing.T) {
 	if len(list.Repositories) != 1 || len(list.Repositories[0].Points) != 2 {
 		t.Fatalf("%+v", list)
 	}
+	whole, err := w.List(t.Context(), ListOptions{Sizes: true, Repository: &at})
+	w.check(err)
+	for i, bytes := range []uint64{19, 13} { // the newest first
+		p := whole.Repositories[0].Points[i]
+		if len(p.Snapshots) != 2 || *p.FileCount() != 3 || *p.Bytes() != bytes || p.Snapshots[1].Dump != "db.sql" || p.Snapshots[0].Host != "web1" || len(p.Snapshots[0].Paths) != 1 {
+			t.Errorf("point %d is %+v", i, p)
+		}
+	}
 	if p := list.Repositories[0].Points[0]; p.Snapshots[0].ID != latest || p.Backup != "photos" || *p.FileCount() != 3 || *p.Bytes() != 19 || p.Snapshots[0].Short() != latest {
 		t.Errorf("%+v", p)
 	}
