@@ -23,6 +23,7 @@ const (
 	minPart      = 5 << 20 // of S3, but for the last one
 	maxParts     = 10000
 	bufferBudget = 64 << 20 // bytes of all that is being read and sent
+	maxSpare     = 16 << 20 // bytes that are kept for the next file
 	partsAtOnce  = 4        // of one file, as far as there is memory
 )
 
@@ -41,7 +42,8 @@ type budget struct {
 	freed sync.Cond
 	used  int
 	max   int
-	pools [40]sync.Pool // by the logarithm of the size
+	free  [40][][]byte // by the logarithm of the size
+	spare int          // bytes of them
 }
 
 func newBudget(max int) *budget {
@@ -66,11 +68,14 @@ func (b *budget) take(n int, wait bool) []byte {
 		b.freed.Wait()
 	}
 	b.used += size
+	var buf []byte
+	if last := len(b.free[class]) - 1; last >= 0 {
+		buf, b.free[class] = b.free[class][last], b.free[class][:last]
+		b.spare -= cap(buf)
+	}
 	b.mu.Unlock()
-	if p, ok := b.pools[class].Get().(*[]byte); ok {
-		if len(*p) >= n {
-			return (*p)[:size:min(size, cap(*p))]
-		}
+	if cap(buf) >= size {
+		return buf[:size]
 	}
 	return make([]byte, size)
 }
@@ -83,9 +88,12 @@ func (b *budget) give(buf []byte) {
 	class := bits.Len(uint(len(buf) - 1))
 	b.mu.Lock()
 	b.used -= len(buf)
+	if b.spare+cap(buf) <= maxSpare {
+		b.free[class] = append(b.free[class], buf)
+		b.spare += cap(buf)
+	}
 	b.mu.Unlock()
 	b.freed.Broadcast()
-	b.pools[class].Put(&buf)
 }
 
 // objectWriter makes the object of a file and stores it: as a whole where it fits into a part, else in parts that are sent while
