@@ -32,7 +32,6 @@ type filesBench struct {
 	dir    string
 	source string
 	client *minio.Client
-	paths  []string
 	turn   int
 }
 
@@ -59,8 +58,7 @@ func files() error {
 		"posix", "--versioning-dir", filepath.Join(dir, "versions"), filepath.Join(dir, "root")); err != nil {
 		return err
 	}
-	f.client, err = minio.New(s3Address, &minio.Options{Creds: credentials.NewStaticV4("speed", "speedspeed", ""), Region: "us-east-1"})
-	if err != nil {
+	if f.client, err = s3Client(); err != nil {
 		return err
 	}
 	if err := f.makeFiles(); err != nil {
@@ -102,6 +100,63 @@ func files() error {
 	return f.many()
 }
 
+func s3Client() (*minio.Client, error) {
+	return minio.New(s3Address, &minio.Options{Creds: credentials.NewStaticV4("speed", "speedspeed", ""), Region: "us-east-1"})
+}
+
+// bareClientArg makes this program what does nothing but store the files of a folder, or fetch what a bucket has into one. It is a process of its
+// own, as all that it is compared with.
+const bareClientArg = "--bare-client"
+
+func bareClient(what, bucket, dir string) error {
+	ctx := context.Background()
+	client, err := s3Client()
+	if err != nil {
+		return err
+	}
+	var paths []string
+	if what == "put" {
+		err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				paths = append(paths, path)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		_, err = parallel(len(paths), clients, func(i int) error {
+			_, err := client.FPutObject(ctx, bucket, paths[i][1:], paths[i], minio.PutObjectOptions{})
+			return err
+		})
+		return err
+	}
+	for o := range client.ListObjects(ctx, bucket, minio.ListObjectsOptions{Recursive: true}) {
+		if o.Err != nil {
+			return o.Err
+		}
+		paths = append(paths, o.Key)
+	}
+	_, err = parallel(len(paths), clients, func(i int) error {
+		o, err := client.GetObject(ctx, bucket, paths[i], minio.GetObjectOptions{})
+		if err != nil {
+			return err
+		}
+		defer o.Close()
+		path := filepath.Join(dir, paths[i])
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		file, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(file, o)
+		return errors.Join(err, file.Close())
+	})
+	return err
+}
+
 // makeFiles makes files of random content and of sizes as they come.
 func (f *filesBench) makeFiles() error {
 	random := rand.New(rand.NewPCG(1, 2))
@@ -121,7 +176,6 @@ func (f *filesBench) makeFiles() error {
 		if err := os.WriteFile(path, content, 0o644); err != nil {
 			return err
 		}
-		f.paths = append(f.paths, path)
 	}
 	return nil
 }
@@ -167,36 +221,18 @@ func (f *filesBench) oneTurn(note func(string, time.Duration, int64)) error {
 	if err := errors.Join(f.client.MakeBucket(ctx, bucket, minio.MakeBucketOptions{}), f.client.EnableVersioning(ctx, bucket)); err != nil {
 		return err
 	}
-	d, err := parallel(len(f.paths), clients, func(i int) error {
-		_, err := f.client.FPutObject(ctx, bucket, f.paths[i][1:], f.paths[i], minio.PutObjectOptions{})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	note("put", d, 0)
 	bare := filepath.Join(f.dir, "bare")
-	d, err = parallel(len(f.paths), clients, func(i int) error {
-		o, err := f.client.GetObject(ctx, bucket, f.paths[i][1:], minio.GetObjectOptions{})
-		if err != nil {
-			return err
-		}
-		defer o.Close()
-		path := filepath.Join(bare, f.paths[i])
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		file, err := os.Create(path)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(file, o)
-		return errors.Join(err, file.Close())
-	})
+	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	note("get", d, 0)
+	for _, c := range []struct{ what, dir string }{{"put", f.source}, {"get", bare}} {
+		d, kib, err := program(nil, self, bareClientArg, c.what, bucket, c.dir)
+		if err != nil {
+			return err
+		}
+		note(c.what, d, kib)
+	}
 	ours := filepath.Join(os.Getenv("SDBACKUP_BIN"), "file-backup")
 	target := filepath.Join(f.dir, "target")
 	env := []string{

@@ -37,6 +37,9 @@ func measure() error {
 	if slices.Equal(os.Args[1:], []string{hashOnlyArg}) {
 		return receiveAndHash()
 	}
+	if len(os.Args) == 5 && os.Args[1] == bareClientArg {
+		return bareClient(os.Args[2], os.Args[3], os.Args[4])
+	}
 	if os.Getenv("SDBACKUP_DISPOSABLE") != "1" {
 		return errors.New("it overwrites system files: run it with `make bench`")
 	}
