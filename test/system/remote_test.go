@@ -332,6 +332,32 @@ func TestRemoteRefuses(t *testing.T) {
 	}
 }
 
+// TestRemoteReadOnly lets the receiver see no file system that it can write to, in memory or not: it needs none for what is sent.
+func TestRemoteReadOnly(t *testing.T) {
+	h := newHost(t)
+	f := h.far("web2")
+	f.configure(f.module("remote1", ""), h.backup("far", `"remote1"`, "retention = 3"))
+	f.write(f.path("/srv/remote/read-only"), `#!/bin/sh
+mount --make-rprivate /
+awk '$2 !~ "^/(proc|sys)" { print $2 }' /proc/self/mounts | while read -r dir; do mount -o remount,bind,ro "$dir" 2>/dev/null; done
+for dir in $(awk '$2 !~ "^/(proc|sys|dev/pts|dev/mqueue)" { print $2 }' /proc/self/mounts); do
+	if [ -d "$dir" ] && touch "$dir/written" 2>/dev/null; then
+		echo "$dir can be written to" >&2
+		exit 1
+	fi
+done
+exec /usr/bin/remote-backup receive
+`, 0o755)
+	f.write(f.path("/root/.ssh/authorized_keys"), `restrict,command="unshare --mount /srv/remote/read-only" `+h.read("/srv/remote/restricted.pub"), 0o600)
+	for _, connection := range []string{"ssh", "openssh"} {
+		f.remote("connection = \"" + connection + "\"\nprivate-keys = [\"/srv/remote/restricted\"]\n")
+		if out := h.exits(0, f.send("--", "schedule-backup", "list-backups")...); !strings.Contains(out, "Test far") {
+			t.Errorf("%s: the far command does not know of what was sent:\n%s", connection, out)
+		}
+	}
+	f.leak()
+}
+
 // TestRemoteDeath ends a connection in every way while the far module is being saved: the far run must end, and be on record as failed.
 func TestRemoteDeath(t *testing.T) {
 	h := newHost(t)
