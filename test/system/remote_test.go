@@ -369,17 +369,17 @@ func TestRemoteDeath(t *testing.T) {
 	gate.open()
 	h.wait(first, 0)
 
-	for _, c := range []struct {
+	type way struct {
 		name string
 		do   func(sending *background)
-	}{
+	}
+	ofSender := []way{
 		{"SIGTERM of the sender", func(b *background) { b.cmd.Process.Signal(syscall.SIGTERM) }},
 		{"SIGINT of the sender", func(b *background) { b.cmd.Process.Signal(syscall.SIGINT) }},
 		{"SIGKILL of the sender", func(b *background) { b.cmd.Process.Kill() }},
-		{"SIGKILL of sshd", func(*background) { f.in("sh", "-c", "pkill -KILL -f '^sshd[-a-z]*: root@notty'") }},
-		{"SIGKILL of the receiver", func(*background) { f.in("pkill", "-KILL", "-x", "remote-backup") }},
-		{"a network that is cut", func(*background) { h.must("ip", "link", "set", f.link, "down") }},
-	} {
+	}
+	die := func(c way) {
+		t.Helper()
 		t.Run(c.name, func(t *testing.T) {
 			var before status.Backup
 			h.json(f.path(state+"/status/far.json"), &before)
@@ -404,6 +404,18 @@ func TestRemoteDeath(t *testing.T) {
 			gate.file.Close()
 			gate.file = nil
 		})
+	}
+	for _, c := range append(ofSender,
+		way{"SIGKILL of sshd", func(*background) { f.in("sh", "-c", "pkill -KILL -f '^sshd[-a-z]*: root@notty'") }},
+		way{"SIGKILL of the receiver", func(*background) { f.in("pkill", "-KILL", "-x", "remote-backup") }},
+		way{"a network that is cut", func(*background) { h.must("ip", "link", "set", f.link, "down") }},
+	) {
+		die(c)
+	}
+	f.remote("connection = \"openssh\"\n")
+	for _, c := range ofSender {
+		c.name += ", with openssh"
+		die(c)
 	}
 }
 
