@@ -292,12 +292,14 @@ func (b *backup) commitPart(ctx context.Context, p *part) error {
 		b.saveCache(head, p.entries)
 		return nil
 	}
-	v, err := b.commit(ctx, p)
+	made, err := b.commit(ctx, p)
 	if err != nil {
 		return err
 	}
-	b.sum.Versions = append(b.sum.Versions, v.ID)
-	head.ID, head.Modified, head.Sequence, head.Route = v.ID, v.Time, head.Sequence+1, head.Route.plus(b.c.RemoteManifestDiffFile, v.ID, p.changes)
+	for _, v := range made {
+		head.ID, head.Modified, head.Sequence, head.Route = v.ID, v.Time, head.Sequence+1, head.Route.plus(b.c.RemoteManifestDiffFile, v.ID, p.changes)
+	}
+	b.sum.Versions = append(b.sum.Versions, head.ID)
 	if b.sum.Resumed > 0 {
 		head.Retained = time.Time{} // they may be much older
 	}
@@ -448,7 +450,7 @@ func (c *contextReader) Read(p []byte) (int, error) {
 }
 
 // commit makes a version: the moment in which its diff is in the bucket.
-func (b *backup) commit(ctx context.Context, p *part) (Version, error) {
+func (b *backup) commit(ctx context.Context, p *part) (made []Version, err error) {
 	host, _ := os.Hostname() // for people only
 	c := &commit{ID: randomID(), Parent: b.cache.ID, Host: host, Time: b.s.serverNow().Unix()}
 	// rrbackup orders versions by their whole seconds.
@@ -456,12 +458,12 @@ func (b *backup) commit(ctx context.Context, p *part) (Version, error) {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return Version{}, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 	// What another machine has committed in the meantime must not be overlooked.
 	if err := b.unmoved(ctx); err != nil {
-		return Version{}, err
+		return nil, err
 	}
 	id, err := b.putMeta(ctx, b.c.RemoteManifestDiffFile, func(w io.Writer) error {
 		d := newDiffWriter(w, c)
@@ -476,13 +478,14 @@ func (b *backup) commit(ctx context.Context, p *part) (Version, error) {
 		return errors.Join(err, d.close())
 	})
 	if err != nil {
-		return Version{}, err
+		return nil, err
 	}
-	v := Version{ID: id, Time: b.s.serverNow()}
-	if head, err := b.s.head(ctx, b.c.RemoteManifestDiffFile); err == nil && head.ID == id {
-		v.Time = head.Modified
+	// Where an answer was lost, the same diff is there twice.
+	made, _, found, err := b.diffVersions(ctx, c.Parent)
+	if err != nil || !found || len(made) == 0 || made[len(made)-1].ID != id {
+		made = []Version{{ID: id, Time: b.s.serverNow()}}
 	}
-	return v, b.s.at("committed")
+	return made, b.s.at("committed")
 }
 
 // unmoved says whether the latest version is still the one that this run began with.
