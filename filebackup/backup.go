@@ -204,7 +204,7 @@ func (b *backup) close() {
 	b.known.list.close()
 	b.stored.list.close()
 	for _, p := range b.parts {
-		p.results.close()
+		p.close()
 	}
 	if b.journal != nil {
 		b.journal.f.Close()
@@ -223,7 +223,7 @@ func (b *backup) add(j *job) error {
 	last := len(b.parts) - 1
 	if j.hard() {
 		if last < 0 {
-			b.parts = append(b.parts, &part{})
+			b.parts = append(b.parts, &part{first: true})
 			last++
 		} else if b.c.SplitChunkSize > 0 && b.parts[last].hardJobs >= b.c.SplitChunkSize {
 			b.parts = append(b.parts, &part{from: b.jobs.len()})
@@ -275,7 +275,7 @@ func (b *backup) commitPart(ctx context.Context, p *part) error {
 		return fmt.Errorf("the rest of the backup needs the local manifest %s: %w", b.c.cachePath(), err)
 	}
 	p.results.path = b.c.spoolPath("results")
-	defer p.results.close()
+	defer p.close()
 	if p.uploads > 0 {
 		if err := b.beginUploads(ctx, p); err != nil {
 			return err
@@ -374,7 +374,7 @@ func (b *backup) beginUploads(ctx context.Context, p *part) error {
 			text = append(text, '}')
 			d.element(text)
 		}
-		if p.from == 0 {
+		if p.first {
 			for _, j := range b.streams {
 				add(j)
 			}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"slices"
 	"strings"
 	"time"
 )
@@ -32,10 +31,8 @@ const (
 // hard tells whether the job is a reason for a version.
 func (j *job) hard() bool { return j.kind <= jobGone }
 
-// uploads tells whether it may store an object.
-func (j *job) uploads() bool {
-	return j.kind == jobChange && j.Kind == File && (j.Size > 0 || j.stream != nil)
-}
+// uploads tells whether it may store an object: what is empty now may have grown when it is read.
+func (j *job) uploads() bool { return j.kind == jobChange && j.Kind == File }
 
 // status is what a job does to the version, as far as that is known before it is done.
 func (j *job) status() string {
@@ -85,24 +82,22 @@ func (b *backup) compare(ctx context.Context, add func(*job) error) error {
 		own[s.Path] = true
 	}
 	if n := len(b.streams); n > 0 {
-		b.parts = []*part{{hardJobs: n, uploads: n}}
+		b.parts = []*part{{first: true, hardJobs: n, uploads: n}}
 	}
 	rest := b.cache.records
-	var kept []string // folders that could not be read
+	kept := "" // the last path that could not be read; what is below it comes next
 	gone := func(path []byte, record []byte) error {
 		name := string(path)
-		if slices.ContainsFunc(kept, func(k string) bool { return name == k || strings.HasPrefix(name, k+"/") }) {
+		if s := streams[name]; s != nil {
+			s.old = new(Entry)
+			parseRecord(record, s.old)
 			return nil
 		}
-		if matchAny(b.c.SkipDelete, name) && !b.c.ignored(name) {
+		if kept != "" && strings.HasPrefix(name, kept+"/") || b.stays(name) {
 			return nil
 		}
 		old := new(Entry)
 		parseRecord(record, old)
-		if s := streams[name]; s != nil {
-			s.old = old
-			return nil
-		}
 		return add(&job{kind: jobGone, old: old})
 	}
 	err := b.c.scan(ctx, func(f *found) error {
@@ -127,7 +122,7 @@ func (b *backup) compare(ctx context.Context, add func(*job) error) error {
 		}
 		if f.err != nil {
 			b.sum.Unreadable = append(b.sum.Unreadable, fmt.Sprintf("%s: %v", f.path, f.err))
-			kept = append(kept, f.path)
+			kept = f.path
 			return nil
 		}
 		b.progress.TotalFiles++
@@ -174,6 +169,9 @@ func (b *backup) compare(ctx context.Context, add func(*job) error) error {
 	b.progress.TotalFiles += int64(len(b.streams))
 	return nil
 }
+
+// stays tells whether a path stays in the backup when it is no more.
+func (b *backup) stays(path string) bool { return matchAny(b.c.SkipDelete, path) && !b.c.ignored(path) }
 
 // difference is how a file differs from what it was.
 type difference int

@@ -2,11 +2,13 @@ package filebackup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -86,5 +88,131 @@ func TestLocalManifestIsTheBuckets(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A file that is empty when it is found and has grown when it is read is stored as any other, with word of it before.
+func TestGrownFromNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write("a", "a")
+	f.backup()
+	f.write("log", "")
+	var steps []string
+	f.c.Fault = func(step string) error {
+		steps = append(steps, step)
+		return nil
+	}
+	r := f.open()
+	b := &backup{Repository: r, run: randomID(), runs: map[string]bool{}, storing: map[string]chan struct{}{}, sizes: map[int64]int{}}
+	b.jobs.path, b.known.list.path, b.stored.list.path = r.c.spoolPath("jobs"), r.c.spoolPath("known"), r.c.spoolPath("stored")
+	defer b.close()
+	var err error
+	if b.cache, _, err = r.current(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.compare(t.Context(), b.add); err != nil {
+		t.Fatal(err)
+	}
+	f.write("log", "the first line")
+	if err := b.commitPart(t.Context(), b.parts[0]); err != nil {
+		t.Fatal(err)
+	}
+	if len(steps) == 0 || steps[0] != "put gc_log" {
+		t.Errorf("the steps are %q; want the log first", steps)
+	}
+	f.same(f.dir, f.download("latest"))
+}
+
+// Streams are read once, however many versions are made.
+func TestStreamsAreReadOnce(t *testing.T) {
+	t.Parallel()
+	for _, split := range []int{1, 2, 3} {
+		f := newFixture(t)
+		f.c.SplitChunkSize = split
+		for i := range 5 {
+			f.write(fmt.Sprint("f", i), fmt.Sprint("content ", i))
+		}
+		input := strings.NewReader("all there is")
+		n := 0
+		streams := []Stream{{"/dump", func(_ context.Context, w io.Writer) error {
+			n++
+			_, err := io.Copy(w, input)
+			return err
+		}}}
+		s, err := f.open().Backup(t.Context(), BackupOptions{Streams: streams})
+		if err != nil || n != 1 {
+			t.Fatalf("split %d: read %d times, %v", split, n, err)
+		}
+		list := f.versions()
+		m, err := f.open().Manifest(t.Context(), list[len(list)-1])
+		if err != nil || m.Entry("/dump") == nil || m.Entry("/dump").Size != 12 || s.New != 6 || len(list) != (6+split-1)/split {
+			t.Errorf("split %d: %+v, %v; %+v", split, m.Entry("/dump"), err, s)
+		}
+	}
+}
+
+// A stream that is as it was makes no version, whatever patterns say of its path.
+func TestStreamThatStays(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.c.SkipDelete = []string{"/dump*"}
+	streams := []Stream{{"/dump", func(_ context.Context, w io.Writer) error {
+		_, err := io.WriteString(w, "the same")
+		return err
+	}}}
+	for i := range 3 {
+		s, err := f.open().Backup(t.Context(), BackupOptions{Streams: streams})
+		if err != nil || (len(s.Versions) > 0) != (i == 0) {
+			t.Errorf("backup %d: %+v, %v", i, s, err)
+		}
+	}
+}
+
+// What stays in the backup when it is removed stays, too, when that happens while the backup runs.
+func TestSkipDeleteOfWhatVanishes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.c.SkipDelete = []string{"/stays*"}
+	f.write("stays", "one")
+	f.write("goes", "one")
+	f.backup()
+	f.write("stays", "two")
+	f.write("goes", "two")
+	f.write("new", "new")
+	f.c.Fault = func(step string) error {
+		if step == "put gc_log" { // between the scan and the reading
+			f.remove("stays")
+			f.remove("goes")
+		}
+		return nil
+	}
+	s := f.backup()
+	f.c.Fault = nil
+	m, err := f.open().Manifest(t.Context(), s.Latest)
+	if err != nil || m.Entry("/stays") == nil || m.Entry("/goes") != nil || m.Entry("/new") == nil || s.Deleted != 1 {
+		t.Errorf("%+v, %v; %+v", m, err, s)
+	}
+}
+
+// The parts of a backup leave nothing in memory when they are done.
+func TestPartsAreForgotten(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.c.SplitChunkSize = 2
+	for i := range 6 {
+		f.write(fmt.Sprint("f", i), fmt.Sprint("content ", i))
+	}
+	r := f.open()
+	b := &backup{Repository: r, run: randomID(), runs: map[string]bool{}, storing: map[string]chan struct{}{}, sizes: map[int64]int{}}
+	b.jobs.path, b.known.list.path, b.stored.list.path = r.c.spoolPath("jobs"), r.c.spoolPath("known"), r.c.spoolPath("stored")
+	defer b.close()
+	if err := errors.Join(r.c.local(), b.do(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range b.parts {
+		if len(b.parts) != 3 || p.at != nil || p.results.ends != nil || p.results.tail != nil {
+			t.Errorf("part %d of %d has %d results, %d bytes", i, len(b.parts), len(p.results.ends), len(p.results.tail))
+		}
 	}
 }

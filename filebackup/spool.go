@@ -80,8 +80,10 @@ func (s *spool) get(i int, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
+// close forgets the records.
 func (s *spool) close() {
 	if s.file != nil {
 		s.file.Close()
 	}
+	s.ends, s.tail, s.file, s.size = nil, nil, nil, 0
 }

@@ -20,15 +20,22 @@ import (
 
 // part is a part of the jobs, of which one version is made.
 type part struct {
-	from, to int // of the jobs, which are those of streams, too, where it begins with the first
-	hardJobs int // how many of them are a reason for a version
-	uploads  int // how many may store an object
-	changes  int // of the version
+	first    bool // it has the jobs of streams, too
+	from, to int  // of the jobs
+	hardJobs int  // how many of them are a reason for a version
+	uploads  int  // how many may store an object
+	changes  int  // of the version
 
 	results spool
 	at      []int          // the result of each job, or -1
 	streams []streamResult // those of streams, in the order of paths
 	hard    atomic.Bool
+}
+
+// close frees what a part takes that is done.
+func (p *part) close() {
+	p.results.close()
+	p.at, p.streams = nil, nil
 }
 
 // streamResult says where the result of a stream is.
@@ -150,7 +157,7 @@ func (b *backup) process(ctx context.Context, p *part) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p.at = make([]int, p.to-p.from)
-	if p.from == 0 {
+	if p.first {
 		for _, j := range b.streams {
 			i, err := b.result(ctx, p, j)
 			if err != nil {
@@ -219,7 +226,7 @@ func (b *backup) one(ctx context.Context, j *job) (changes []Change, local *Entr
 			return nil, nil, err
 		}
 		if errors.Is(err, fs.ErrNotExist) { // it vanished
-			if j.old == nil {
+			if j.old == nil || b.stays(e.Path) {
 				return nil, nil, nil
 			}
 			gone := job{kind: jobGone, old: j.old}
