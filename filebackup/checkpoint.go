@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +22,8 @@ import (
 //	SNAPSHOTS/NUMBER-ID.AFTER    the pack of the diffs after the first AFTER ones up to that version
 //
 // NUMBER is how many diffs there are up to the version, counted downwards from the largest, so that the first page of a listing has the newest.
-// Of an object that has several versions the oldest counts: it was stored when nobody could know its name yet.
+// Of an object that has several versions the oldest counts: it was stored when nobody could know its name yet. Where metadata is encrypted, only what
+// is encrypted counts: who has no password could else say of versions that have none what was in them.
 
 const (
 	numbers   = 99999999
@@ -76,10 +78,10 @@ type checkpoints struct {
 func (r *Repository) checkpoints(ctx context.Context, all bool) (*checkpoints, error) {
 	found := &checkpoints{whole: map[string]*checkpoint{}, packs: map[string]*checkpoint{}, complete: true}
 	prefix := r.c.RemoteSnapshotPath + "/"
-	n := 0
+	n, last := 0, ""
 	objects := map[string]*checkpoint{} // some servers list markers apart
 	err := r.s.versions(ctx, prefix, func(v objectVersion) bool {
-		n++
+		n, last = n+1, v.Key
 		c := objects[v.Key]
 		if c == nil {
 			c = &checkpoint{key: v.Key}
@@ -98,6 +100,11 @@ func (r *Repository) checkpoints(ctx context.Context, all bool) (*checkpoints, e
 		found.complete = all || n < aPage
 		return found.complete
 	})
+	if !found.complete { // of the last object there may be older versions
+		for _, list := range []map[string]*checkpoint{found.whole, found.packs} {
+			maps.DeleteFunc(list, func(_ string, c *checkpoint) bool { return c.key == last })
+		}
+	}
 	if errors.Is(err, errAccess) {
 		err = nil
 	}
@@ -345,7 +352,7 @@ func (r *Repository) putSnapshot(ctx context.Context, k *cache) (leg, error) {
 func (r *Repository) readSnapshot(ctx context.Context, at *checkpoint) (*Manifest, string, error) {
 	var failed error
 	for _, version := range at.versions {
-		text, _, err := r.getMeta(ctx, at.key, version)
+		text, _, err := r.getOwnMeta(ctx, at.key, version)
 		var c *commit
 		var changes []Change
 		if err == nil {
@@ -378,7 +385,7 @@ type packed struct {
 func (r *Repository) readPack(ctx context.Context, at *checkpoint, list []Version) ([]diff, string, error) {
 	var failed error
 	for _, version := range at.versions {
-		text, _, err := r.getMeta(ctx, at.key, version)
+		text, _, err := r.getOwnMeta(ctx, at.key, version)
 		if err == nil {
 			var diffs []diff
 			if diffs, err = unpack(text, list); err == nil {
@@ -547,12 +554,14 @@ func (b *backup) pack(ctx context.Context, latest cacheHead) (*route, error) {
 	next := leg{Diffs: n, Changes: changes, Pack: true}
 	var text []byte
 	if last := len(head) - 1; last >= 0 && head[last].Pack && head[last].Changes+changes <= maxPacked {
-		old, _, err := b.getMeta(ctx, head[last].Key, head[last].Version)
-		if err != nil {
+		old, _, err := b.getOwnMeta(ctx, head[last].Key, head[last].Version)
+		if ctx.Err() != nil {
 			return nil, err
 		}
-		text = bytes.TrimSuffix(bytes.TrimPrefix(old, []byte("[")), []byte("]"))
-		next.Diffs, next.Changes, head = next.Diffs+head[last].Diffs, next.Changes+head[last].Changes, head[:last]
+		if err == nil { // else it stays alone
+			text = bytes.TrimSuffix(bytes.TrimPrefix(old, []byte("[")), []byte("]"))
+			next.Diffs, next.Changes, head = next.Diffs+head[last].Diffs, next.Changes+head[last].Changes, head[:last]
+		}
 	}
 	for _, p := range tail {
 		diff, _, err := b.getMeta(ctx, p.Key, p.Version)

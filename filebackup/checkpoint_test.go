@@ -2,6 +2,7 @@ package filebackup
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -243,4 +244,177 @@ func TestCheckpoints(t *testing.T) {
 	if s := f.logged.String(); !strings.Contains(s, "snapshot is of no use") || !strings.Contains(s, "pack of manifest diffs is of no use") {
 		t.Errorf("nothing is said of what is of no use: %s", s)
 	}
+}
+
+// Who can write to the bucket and has no password cannot make versions look otherwise than they were: of metadata that is encrypted, checkpoints
+// that are not are of no use.
+func TestForgedCheckpoints(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.pipelines("encrypted")
+	f.c.SnapshotInterval = 100
+	for i := range 9 { // more than there may be changes, that there is no snapshot
+		f.write(fmt.Sprint("f", i), fmt.Sprint("content ", i))
+	}
+	for i := range 5 {
+		f.write("changes", fmt.Sprint(i))
+		f.backup()
+	}
+	ctx := t.Context()
+	want := map[string]*Manifest{}
+	for _, v := range f.versions() {
+		m, err := f.open().Manifest(ctx, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[v.ID] = m
+	}
+	r := f.open()
+	points, err := r.checkpoints(ctx, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := f.versions()
+	for i, v := range list {
+		if points.whole[v.ID] == nil {
+			f.putPlain(r.snapshotName(i+1, v.ID), string(encodeDiff(&commit{ID: "snapshot", Parent: v.ID}, nil)))
+		}
+		if points.packs[v.ID] == nil {
+			f.putPlain(r.packName(i+1, v.ID, i), "["+string(appendPacked(nil, v.ID, encodeDiff(nil, nil)))+"]")
+		}
+	}
+	for _, v := range list {
+		m, err := f.open().Manifest(ctx, v)
+		if err != nil || !sameManifest(m, want[v.ID]) {
+			t.Errorf("version %s has %d files, %v; want %d", v.ID, m.Len(), err, want[v.ID].Len())
+		}
+	}
+	if err := os.Remove(f.c.cachePath()); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.backup(); len(s.Versions) > 0 {
+		t.Errorf("a backup makes a version: %+v", s)
+	}
+	f.same(f.dir, f.download("latest"))
+}
+
+// Whatever is put over the newest checkpoint, and however often: what counts is what was stored first.
+func TestCheckpointPutOverOften(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.c.SplitChunkSize, f.c.SnapshotInterval = 1, 4
+	for i := range 4 {
+		f.write(fmt.Sprint("f", i), fmt.Sprint("content ", i))
+	}
+	f.backup()
+	ctx, r := t.Context(), f.open()
+	points, err := r.checkpoints(ctx, true)
+	if err != nil || len(points.whole) == 0 {
+		t.Fatal(points, err)
+	}
+	list := f.versions()
+	last := list[len(list)-1]
+	c := points.whole[last.ID]
+	if c == nil {
+		t.Fatalf("the latest version has no snapshot: %+v", points)
+	}
+	empty, err := sealMeta(metaHeader(nil, nil), nil, literal(encodeDiff(&commit{ID: "snapshot", Parent: last.ID}, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = each(ctx, 8, make([]struct{}, aPage+1), func(ctx context.Context, _ struct{}) error {
+		_, err := r.s.put(ctx, c.key, empty, false)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := f.open().Manifest(ctx, last); err != nil || m.Len() != 4 {
+		t.Errorf("the latest version has %d files, %v; want 4", m.Len(), err)
+	}
+}
+
+// A pack that is no more does not keep the next one from being made.
+func TestPackAfterOneThatIsGone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.c.SnapshotInterval = 100
+	for i := range 20 {
+		f.write(fmt.Sprint("f", i), fmt.Sprint("content ", i))
+	}
+	for i := range 10 {
+		f.write("changes", fmt.Sprint(i))
+		f.backup()
+		points, err := f.open().checkpoints(t.Context(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range points.packs {
+			if err := f.owner.RemoveObject(t.Context(), f.bucket, c.key, minio.RemoveObjectOptions{VersionID: c.versions[0]}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if s := f.logged.String(); strings.Contains(s, "could not be stored") {
+		t.Error(s)
+	}
+	f.same(f.dir, f.download("latest"))
+}
+
+func FuzzPack(f *testing.F) {
+	diff := encodeDiff(&commit{"id", "parent", "host", 5}, testChanges())
+	f.Add([]byte("[]"))
+	f.Add(append(append([]byte("["), appendPacked(appendPacked(nil, "one", diff), "two", encodeDiff(nil, nil))...), ']'))
+	f.Add([]byte(`[{"version": "a", "diff": null}, {"version": "a", "diff": [], "diff": 5}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var all []packed
+		if json.Unmarshal(text, &all) != nil {
+			return
+		}
+		var list []Version
+		for _, p := range all {
+			list = append(list, Version{ID: p.Version})
+		}
+		diffs, err := unpack(text, list)
+		if err != nil {
+			return
+		}
+		var again []byte
+		for _, d := range diffs {
+			again = appendPacked(again, d.version.ID, encodeDiff(d.commit, d.changes))
+		}
+		same, err := unpack(append(append([]byte("["), again...), ']'), list)
+		if err != nil || len(same) != len(diffs) {
+			t.Fatalf("%q becomes %q: %v", text, again, err)
+		}
+		if len(list) > 0 {
+			if _, err := unpack(text, list[1:]); err == nil {
+				t.Error("a diff too many is taken")
+			}
+		}
+	})
+}
+
+func FuzzCheckpointName(f *testing.F) {
+	r := &Repository{c: &Config{RemoteSnapshotPath: "s"}}
+	f.Add(r.snapshotName(7, "id")[2:])
+	f.Add(r.packName(7, "id", 3)[2:])
+	f.Add("00000032-id")
+	f.Add("99999999-.00000000")
+	f.Fuzz(func(t *testing.T, name string) {
+		var c checkpoint
+		pack, ok := c.parse(name)
+		switch {
+		case !ok && pack, c.number < 0, c.after < 0, pack && c.after >= c.number:
+			t.Fatalf("%q is %+v, a pack: %v", name, c, pack)
+		case ok && c.number < numbers/2:
+			again, made := checkpoint{}, r.snapshotName(c.number, c.id)
+			if pack {
+				made = r.packName(c.number, c.id, c.after)
+			}
+			if p, ok := again.parse(made[2:]); !ok || p != pack && !pack || again.number != c.number || pack && (again.id != c.id || again.after != c.after) {
+				t.Errorf("%q is %+v, and %q is %+v", name, c, made, again)
+			}
+		}
+	})
 }

@@ -173,6 +173,19 @@ func (r *Repository) replacedKeys(ctx context.Context, latest string) ([]*keys, 
 
 // getMeta reads an object of metadata.
 func (r *Repository) getMeta(ctx context.Context, key, id string) ([]byte, objectVersion, error) {
+	text, v, err := r.getOwnMeta(ctx, key, id)
+	if text != nil && errors.Is(err, errUnencrypted) {
+		r.c.Log.Warn("this metadata is not encrypted, although the configuration says that it is", "object", key, "version", v.ID)
+		err = nil
+	}
+	return text, v, err
+}
+
+// errUnencrypted is what is wrong with metadata that could be by somebody who has no password.
+var errUnencrypted = errors.New("it is not encrypted, although the configuration says that metadata is")
+
+// getOwnMeta does so with metadata that says of what is stored already how it is to be taken. Beside the error errUnencrypted there is the text.
+func (r *Repository) getOwnMeta(ctx context.Context, key, id string) ([]byte, objectVersion, error) {
 	object, v, err := r.s.get(ctx, key, id)
 	if err != nil {
 		return nil, v, err
@@ -186,13 +199,13 @@ func (r *Repository) getMeta(ctx context.Context, key, id string) ([]byte, objec
 		if k, err = r.keysFor(ctx, h); err != nil {
 			return nil, v, err
 		}
-	} else if slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
-		// Who has no password could else put something in its place.
-		r.c.Log.Warn("this metadata is not encrypted, although the configuration says that it is", "object", key, "version", v.ID)
 	}
-	text, _, err := openMeta(object, k)
+	text, encrypted, err := openMeta(object, k)
 	if err != nil {
 		return nil, v, &CorruptError{key, v.ID, err}
+	}
+	if !encrypted && slices.Contains(r.c.MetaPipeline, pipeEncrypt) {
+		return text, v, &CorruptError{key, v.ID, errUnencrypted}
 	}
 	return text, v, nil
 }
@@ -349,39 +362,7 @@ func (r *Repository) readDiff(ctx context.Context, v Version) (diff, error) {
 
 // eachDiff reads diffs, several at a time, and hands them out in their order.
 func (r *Repository) eachDiff(ctx context.Context, list []Version, each func(diff) error) error {
-	type result struct {
-		diff
-		err error
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	n := r.c.parallel()
-	results := make([]chan result, len(list))
-	begin := func(i int) {
-		if i >= len(list) {
-			return
-		}
-		results[i] = make(chan result, 1)
-		go func() {
-			d, err := r.readDiff(ctx, list[i])
-			results[i] <- result{d, err}
-		}()
-	}
-	for i := range n {
-		begin(i)
-	}
-	for i := range list {
-		got := <-results[i]
-		if got.err != nil {
-			return got.err
-		}
-		results[i] = nil
-		begin(i + n)
-		if err := each(got.diff); err != nil {
-			return err
-		}
-	}
-	return nil
+	return inOrder(ctx, r.c.parallel(), len(list), func(ctx context.Context, i int) (diff, error) { return r.readDiff(ctx, list[i]) }, each)
 }
 
 // chain applies diffs, and looks whether each follows the one before.
@@ -529,7 +510,11 @@ func (r *Repository) gone(k *cache) error {
 // expired are the IDs of versions that have expired.
 func (r *Repository) expired(ctx context.Context) (map[string]bool, error) {
 	ids := map[string]bool{}
-	text, v, err := r.getMeta(ctx, r.c.RemoteExpiredFile, "")
+	text, v, err := r.getOwnMeta(ctx, r.c.RemoteExpiredFile, "")
+	if errors.Is(err, errUnencrypted) { // what it names would else be taken for garbage
+		r.c.Log.Warn("the list of versions that have expired is ignored; \"expire\" makes it again", "error", err)
+		return ids, nil
+	}
 	if errors.Is(err, ErrNotFound) || errors.Is(err, errAccess) {
 		return ids, nil
 	}

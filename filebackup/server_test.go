@@ -464,3 +464,33 @@ func TestRetain(t *testing.T) {
 	}
 	f.same(f.dir, f.download("latest"))
 }
+
+// Who can write to the bucket and has no password cannot have garbage collection remove what old versions need.
+func TestForgedExpiry(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.pipelines("encrypted")
+	for i := range 4 {
+		f.write("a", fmt.Sprint(i))
+		f.backup()
+	}
+	ctx := t.Context()
+	if x, err := f.open().Expire(ctx, Keep{Last: 3}, false); err != nil || len(x.Dropped) != 1 {
+		t.Fatalf("%+v, %v", x, err)
+	}
+	list := f.versions()
+	f.putPlain("expired_versions", fmt.Sprintf("[%q, %q]", list[0].ID, list[1].ID))
+	if g, err := f.open().GarbageCollect(ctx, false); err == nil || len(g.Objects) > 0 {
+		t.Errorf("garbage: %+v, %v", g, err)
+	}
+	// Whoever sees to what expires finds all of them again.
+	if x, err := f.open().Expire(ctx, Keep{Last: 3}, false); err != nil || len(x.Dropped) != 1 || len(x.Kept) != 3 {
+		t.Fatalf("expire: %+v, %v", x, err)
+	}
+	if g, err := f.open().GarbageCollect(ctx, false); err != nil || len(g.Objects) > 0 {
+		t.Errorf("garbage: %+v, %v", g, err)
+	}
+	if v, err := f.open().Verify(ctx, VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 || v.Versions != 3 {
+		t.Errorf("verify: %+v, %v", v, err)
+	}
+}

@@ -133,6 +133,10 @@ func (s *store) explain(err error) error {
 		return fmt.Errorf("this machine's clock is %v %s the server's, which therefore refuses requests: set the clock", ahead, word)
 	case "NoSuchKey", "NoSuchVersion":
 		return ErrNotFound
+	case "InvalidArgument": // versitygw, of a version that was removed
+		if strings.Contains(strings.ToLower(response.Message), "version id") {
+			return ErrNotFound
+		}
 	case "ObjectParentIsFile", "ExistingObjectIsDirectory", "XMinioParentIsObject", "XMinioObjectExistsAsDirectory":
 		return errNameTaken
 	case "NoSuchBucket":
