@@ -76,6 +76,7 @@ var errReadOnly = errors.New("the configuration says read_only")
 type backup struct {
 	*Repository
 	options BackupOptions
+	start   time.Time
 	run     string
 	cache   *cache
 	behind  bool  // the cache's records are of an earlier version than its head
@@ -125,12 +126,12 @@ func (r *Repository) Backup(ctx context.Context, options BackupOptions) (*Summar
 		return nil, err
 	}
 	defer lock.Close()
-	b := &backup{Repository: r, options: options, run: randomID(), runs: map[string]bool{}, storing: map[string]chan struct{}{}, sizes: map[int64]int{}}
+	b := &backup{Repository: r, options: options, start: start, run: randomID(), runs: map[string]bool{}, storing: map[string]chan struct{}{}, sizes: map[int64]int{}}
 	b.runs[b.run] = true
 	b.jobs.path, b.known.list.path, b.stored.list.path = r.c.spoolPath("jobs"), r.c.spoolPath("known"), r.c.spoolPath("stored")
 	defer b.close()
 	if err = b.do(ctx); err == nil {
-		err = b.prolong(ctx, start)
+		err = b.prolong(ctx)
 	}
 	b.sum.Duration = time.Since(start)
 	b.sum.DurationSecs = b.sum.Duration.Seconds()
@@ -302,6 +303,9 @@ func (b *backup) commitPart(ctx context.Context, p *part) error {
 	b.sum.Versions = append(b.sum.Versions, head.ID)
 	if b.sum.Resumed > 0 {
 		head.Retained = time.Time{} // they may be much older
+	}
+	if stored := b.storedUntil(); head.Retained.After(stored) { // of another time that was wanted then
+		head.Retained = stored
 	}
 	if head, err = b.packIfDue(ctx, head); err != nil {
 		return err

@@ -70,8 +70,10 @@ func (r *Repository) gcLog(ctx context.Context) (first *gcEntry, v objectVersion
 	if errors.Is(err, enough) {
 		err = nil
 	}
-	if first != nil && first.Began > 0 { // some servers change the time of a version when another one is put over it
-		v.Modified = time.Unix(first.Began, 0)
+	if first != nil && first.Began > 0 { // some servers change the time of a version when another one is put over it, to a later one
+		if began := time.Unix(first.Began, 0); began.Before(v.Modified) {
+			v.Modified = began
+		}
 	}
 	return first, v, each, err
 }
@@ -126,7 +128,11 @@ func (b *backup) recover(ctx context.Context) error {
 	var mu sync.Mutex
 	since := v.Modified.Truncate(time.Second)
 	look := func(ctx context.Context, l gcEntry) error {
-		list, err := b.s.keyVersions(ctx, b.c.RemoteBasePath+or(l.Object, l.Path), func(o objectVersion) bool { return o.Modified.Before(since) })
+		object := or(l.Object, l.Path)
+		if !strings.HasPrefix(object, "/") { // it would be somebody else's
+			return nil
+		}
+		list, err := b.s.keyVersions(ctx, b.c.RemoteBasePath+object, func(o objectVersion) bool { return o.Modified.Before(since) })
 		mu.Lock()
 		defer mu.Unlock()
 		for _, o := range list {
@@ -487,7 +493,7 @@ func (r *Repository) references(ctx context.Context, drop map[string]bool) (*ref
 	}
 	current := map[string]since{}
 	end := func(s since, to int) {
-		if s.object[1] == "" {
+		if s.object[1] == "" || !strings.HasPrefix(s.object[0], r.c.RemoteBasePath+"/") { // others' are never ours to remove
 			return
 		}
 		refs.all[s.object] = true
@@ -499,7 +505,20 @@ func (r *Repository) references(ctx context.Context, drop map[string]bool) (*ref
 		}
 	}
 	i := 0
+	commits := map[string]bool{}
 	err = r.eachDiff(ctx, all, func(d diff) error {
+		if d.commit != nil && commits[d.commit.ID] {
+			// Somebody has put an older one there again, which counts where a version is put together from a snapshot that is newer than that. What was
+			// there before is needed, too.
+			for _, c := range d.changes {
+				end(since{[2]string{r.c.RemoteBasePath + c.Entry.Object, c.Entry.ID}, 0}, len(all))
+			}
+			i++
+			return nil
+		}
+		if d.commit != nil {
+			commits[d.commit.ID] = true
+		}
 		for _, c := range d.changes {
 			for _, path := range []string{c.Entry.Path, c.From} {
 				if s, ok := current[path]; ok && path != "" && (path != c.From || c.Status == statusMoved) {

@@ -479,6 +479,9 @@ func (r *Repository) current(ctx context.Context) (k *cache, fresh bool, err err
 	if !found {
 		return nil, false, r.gone(k)
 	}
+	if len(newer) == 0 { // the list lags behind; what is committed looks again
+		return k, true, nil
+	}
 	if len(newer) > r.c.SnapshotInterval {
 		k, err = r.fresh(ctx, false)
 		return k, false, err
@@ -497,7 +500,7 @@ func (r *Repository) current(ctx context.Context) (k *cache, fresh bool, err err
 		return nil, false, &TamperError{strings.Join(c.problems, "; ")}
 	}
 	head.Sequence, head.Retained = head.Sequence+len(newer), time.Time{}
-	head.ID, head.Modified = latest.ID, latest.Modified
+	head.ID, head.Modified = newer[len(newer)-1].ID, newer[len(newer)-1].Time // since latest was looked at there may be another one
 	return cacheOf(head, c.m), false, nil
 }
 

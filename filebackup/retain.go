@@ -51,25 +51,24 @@ func (e *UnretainedError) Error() string {
 
 func (e *UnretainedError) Unwrap() error { return e.Err }
 
-// prolong sees to it that all of the latest version is kept for as long as it should be. Start is when this run began.
-func (b *backup) prolong(ctx context.Context, start time.Time) error {
+// storedUntil is until when Object Lock keeps what this run stores, at least.
+func (b *backup) storedUntil() time.Time {
+	return b.start.Add(time.Until(b.s.serverNow())).Add(b.s.retain)
+}
+
+// prolong sees to it that all of the latest version is kept for as long as it should be.
+func (b *backup) prolong(ctx context.Context) error {
 	if b.s.retain == 0 || b.options.DryRun || b.cache.ID == "" {
 		return nil
 	}
 	now := b.s.serverNow()
-	stored := start.Add(time.Until(now)).Add(b.s.retain) // by this run
 	before, until := b.cache.Retained, b.cache.Retained
-	if len(b.sum.Versions) > 0 {
-		if b.cache.Sequence == len(b.sum.Versions) && b.sum.Resumed == 0 {
-			// There was nothing before, but perhaps the salt, of a run that died.
-			if err := b.prolongAll(ctx, b.salts); err != nil {
-				return err
-			}
-			until = stored
+	if n := len(b.sum.Versions); n > 0 && b.cache.Sequence == n && b.sum.Resumed == 0 {
+		// There was nothing before, but perhaps the salt, of a run that died.
+		if err := b.prolongAll(ctx, b.salts); err != nil {
+			return err
 		}
-		if until.After(stored) {
-			until = stored
-		}
+		until = b.storedUntil()
 	}
 	if until.Before(now.Add(fullRetain(b.s.retain))) {
 		until = now.Add(b.s.retain)

@@ -342,3 +342,38 @@ func TestProlongWriteOnly(t *testing.T) {
 		}
 	}
 }
+
+// What was stored while nothing was to be kept, or for a shorter time, is prolonged when it is to be kept again.
+func TestProlongAfterAnotherSpan(t *testing.T) {
+	t.Parallel()
+	for _, other := range []string{"", "5d"} {
+		f, c := lockedFixture(t, nil)
+		f.write("a", "a")
+		f.backup()
+		f.kept("the first backup", c, 30*day)
+		f.c.Retain = other
+		f.write("b", "b")
+		f.backup()
+		f.c.Retain = "30d"
+		f.unchanged()
+		f.kept(fmt.Sprintf("after retain was %q", other), c, 30*day)
+	}
+	// The run dies before it says until when it keeps what it has stored.
+	f, c := lockedFixture(t, nil)
+	f.write("a", "a")
+	f.backup()
+	f.c.Retain = "5d"
+	f.write("b", "b")
+	f.c.Fault = func(step string) error {
+		if strings.HasPrefix(step, "remove gc_log") {
+			return errKilled
+		}
+		return nil
+	}
+	if _, err := f.open().Backup(t.Context(), BackupOptions{}); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	f.c.Fault, f.c.Retain = nil, "30d"
+	f.unchanged()
+	f.kept("after a death", c, 30*day)
+}

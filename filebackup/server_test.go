@@ -494,3 +494,130 @@ func TestForgedExpiry(t *testing.T) {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
 }
+
+// A server whose list of versions lags behind makes no local manifest that says more than what was read.
+func TestListThatLags(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var hidden atomic.Value // the ID of a version
+	hidden.Store("")
+	element := regexp.MustCompile(`(?s)<Version>.*?</Version>`)
+	f.between(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			id := hidden.Load().(string)
+			if id == "" || !r.URL.Query().Has("versions") {
+				next.ServeHTTP(w, r)
+				return
+			}
+			alter(next, w, r, func(body []byte) []byte {
+				return element.ReplaceAllFunc(body, func(e []byte) []byte {
+					if bytes.Contains(e, []byte(id)) {
+						return nil
+					}
+					return e
+				})
+			})
+		})
+	})
+	f.write("a", "one")
+	first := f.backup()
+	here := f.c
+	f.c.LocalManifestFile += "-elsewhere"
+	f.write("a", "two")
+	hidden.Store(f.backup().Latest.ID)
+	f.c = here
+	f.remove("a")
+	f.write("b", "b")
+	if n := len(f.versions()); n != 1 {
+		t.Fatalf("%d versions are listed; want 1", n)
+	}
+	if s, err := f.open().Backup(t.Context(), BackupOptions{}); err == nil {
+		t.Errorf("a version was made: %+v", s)
+	}
+	f.remove("b")
+	f.write("a", "one")
+	_, _ = f.open().Backup(t.Context(), BackupOptions{})
+	k, err := f.open().c.loadCache()
+	if err != nil || k == nil || k.ID != first.Latest.ID {
+		t.Errorf("the local manifest is %+v, %v; want that of %s", k, err, first.Latest.ID)
+	}
+	hidden.Store("")
+	f.write("b", "b")
+	f.backup()
+	f.same(f.dir, f.download("latest"))
+}
+
+// What a log of what is about to be stored says can take nothing from anybody.
+func TestForgedLog(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write("a", "a")
+	f.backup()
+	other := "another bucket's file"
+	if _, err := f.owner.PutObject(t.Context(), f.bucket, "files2/x", strings.NewReader(other), int64(len(other)), minio.PutObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.putPlain("gc_log", `[{"path": "/x", "real_path": "2/x", "began": 1}, {"path": "2/x"}]`)
+	f.backup()
+	if _, err := f.owner.StatObject(t.Context(), f.bucket, "files2/x", minio.StatObjectOptions{}); err != nil {
+		t.Error("what is not below the folder of files: ", err)
+	}
+	// A run elsewhere stores something; somebody says that it has not begun yet.
+	f.putPlain("gc_log", `[{"path": "/running", "run": "elsewhere", "began": 99999999999}]`)
+	f.putPlain("files/running", "x")
+	if g, err := f.open().GarbageCollect(t.Context(), false); err != nil || g.Left == 0 {
+		t.Errorf("%+v, %v; want what is newer than the log left", g, err)
+	}
+}
+
+// What a diff that somebody has put there again refers to is not all that the latest version needs.
+func TestExpireAfterRepeatedDiff(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write("a", "one")
+	f.backup()
+	f.write("a", "two")
+	f.backup()
+	ctx, r := t.Context(), f.open()
+	list := f.versions()
+	body, _, err := r.s.get(ctx, "manifest_diffs", list[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.s.put(ctx, "manifest_diffs", body, false); err != nil {
+		t.Fatal(err)
+	}
+	if x, err := f.open().Expire(ctx, Keep{Last: 1}, false); err != nil || len(x.Dropped) != 2 || len(x.Objects) != 0 {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if g, err := f.open().GarbageCollect(ctx, false); err != nil || len(g.Objects) != 0 {
+		t.Errorf("%+v, %v", g, err)
+	}
+	// With and without a snapshot it can be had.
+	f.download("latest")
+	v, err := f.open().Verify(ctx, VerifyOptions{})
+	if err != nil || len(v.Problems) != 1 || !strings.Contains(v.Problems[0], "repeats") {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
+// Objects of others, whose names only begin like the folder of files, do not expire.
+func TestExpireOfOthers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write("a", "a")
+	f.backup()
+	info, err := f.owner.PutObject(t.Context(), f.bucket, "files2/x", strings.NewReader("x"), 1, minio.PutObjectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := Entry{Path: "/x", Hash: emptyHash, Object: "2/x", ID: info.VersionID}
+	f.putPlain("manifest_diffs", string(encodeDiff(nil, []Change{{Status: statusNew, Entry: e}})))
+	f.putPlain("manifest_diffs", string(encodeDiff(nil, []Change{{Status: statusDeleted, Entry: e}})))
+	if x, err := f.open().Expire(t.Context(), Keep{Last: 1}, false); err != nil || len(x.Objects) != 0 {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if _, err := f.owner.StatObject(t.Context(), f.bucket, "files2/x", minio.StatObjectOptions{}); err != nil {
+		t.Error(err)
+	}
+}
