@@ -442,15 +442,18 @@ func (b *backup) tell() {
 }
 
 type contextReader struct {
-	ctx context.Context
-	r   io.Reader
+	ctx  context.Context
+	r    io.Reader
+	read func(n int)
 }
 
 func (c *contextReader) Read(p []byte) (int, error) {
 	if c.ctx.Err() != nil {
 		return 0, context.Cause(c.ctx)
 	}
-	return c.r.Read(p)
+	n, err := c.r.Read(p)
+	c.read(n)
+	return n, err
 }
 
 // commit makes a version: the moment in which its diff is in the bucket.

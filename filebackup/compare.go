@@ -126,6 +126,7 @@ func (b *backup) compare(ctx context.Context, add func(*job) error) error {
 			return nil
 		}
 		b.progress.TotalFiles++
+		b.tell()
 		if f.kind == File {
 			b.sum.Files++
 			b.sum.Size += f.size

@@ -216,3 +216,29 @@ func TestPartsAreForgotten(t *testing.T) {
 		}
 	}
 }
+
+// A file that another one with its size and time is put in place of, after the scan has found its mode changed only, is read.
+func TestReplacedAfterTheScan(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write("a", "one")
+	f.backup()
+	a := filepath.Join(f.dir, "a")
+	info, err := os.Stat(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	if err := errors.Join(os.Chmod(a, 0o600), os.WriteFile(other, []byte("two"), 0o600), os.Chtimes(other, info.ModTime(), info.ModTime())); err != nil {
+		t.Fatal(err)
+	}
+	f.c.Fault = func(step string) error {
+		if step == "put gc_log" {
+			return os.Rename(other, a)
+		}
+		return nil
+	}
+	f.backup()
+	f.c.Fault = nil
+	f.same(f.dir, f.download("latest"))
+}

@@ -333,7 +333,7 @@ func (b *backup) read(ctx context.Context, source *os.File, j *job, e *Entry, la
 	if old != nil && old.Kind != File {
 		old = nil
 	}
-	if old != nil && !b.options.Checksum && b.differs(&j.Entry, old) == metadata && e.MTime == j.MTime && e.Size == j.Size {
+	if old != nil && !b.options.Checksum && b.differs(&j.Entry, old) == metadata && e.MTime == j.MTime && e.Size == j.Size && e.Inode == j.Inode {
 		e.Hash, e.Object, e.ID = old.Hash, old.Object, old.ID
 		return false, false, nil
 	}
@@ -345,19 +345,24 @@ func (b *backup) read(ctx context.Context, source *os.File, j *job, e *Entry, la
 	large := e.Size > int64(b.c.ChunkSize)
 	hash := sha256.New()
 	if large && b.maybeKnown(e.Size) {
-		if _, err := io.Copy(struct{ io.Writer }{hash}, &contextReader{ctx, source}); err != nil {
+		n, err := io.Copy(struct{ io.Writer }{hash}, &contextReader{ctx, source, b.tickBytes})
+		if err != nil {
 			return false, false, b.sourceError(ctx, err)
 		}
 		hash.Sum(e.Hash[:0])
 		if _, changed := b.changed(source, e); changed && !last {
+			b.bytes.Add(-n)
 			return false, true, nil
 		}
-		if found, err := b.reuse(ctx, e, old, words); err != nil {
-			return false, false, err
-		} else if found {
-			b.tick(e.Size)
-			return old == nil || e.Object != old.Object || e.ID != old.ID, false, nil
+		if n == e.Size { // else what was read is not of the size that the version would say
+			if found, err := b.reuse(ctx, e, old, words); err != nil {
+				return false, false, err
+			} else if found {
+				b.tick(0)
+				return old == nil || e.Object != old.Object || e.ID != old.ID, false, nil
+			}
 		}
+		b.bytes.Add(-n) // which are read again
 		if _, err := source.Seek(0, io.SeekStart); err != nil {
 			return false, false, &unreadableError{err}
 		}
