@@ -621,3 +621,41 @@ func TestExpireOfOthers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A diff that was stored twice, because the first answer was lost, is in packs as it is in the bucket.
+func TestDiffStoredTwice(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.c.SnapshotInterval = 100
+	var lose atomic.Bool
+	f.between(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifest_diffs") && lose.CompareAndSwap(true, false) {
+				next.ServeHTTP(&recorder{ResponseWriter: httptest.NewRecorder(), status: 200}, r)
+				panic(http.ErrAbortHandler)
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	for i := range 20 {
+		f.write(fmt.Sprint("f", i), fmt.Sprint("content ", i))
+	}
+	for i := range 7 {
+		lose.Store(i%2 == 0)
+		f.write("a", fmt.Sprint(i))
+		f.backup()
+	}
+	if v, err := f.open().Verify(t.Context(), VerifyOptions{ReadData: true}); err != nil || len(v.Problems) > 0 || v.Versions != 11 {
+		t.Errorf("verify: %+v, %v", v, err)
+	}
+	if err := os.Remove(f.c.cachePath()); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.backup(); len(s.Versions) > 0 {
+		t.Errorf("%+v", s)
+	}
+	f.same(f.dir, f.download("latest"))
+	if s := f.logged.String(); strings.Contains(s, "of no use") {
+		t.Error(s)
+	}
+}
