@@ -149,7 +149,7 @@ func TestSplitAndSnapshots(t *testing.T) {
 	}
 	r := f.open()
 	k, _, err := r.current(t.Context())
-	if err != nil || k.Sequence != 4 || k.Snapshot != 4 || r.Requests() > 4 {
+	if err != nil || k.Sequence != 4 || k.Route.Base.Diffs != 4 || r.Requests() > 4 {
 		t.Errorf("current: %+v, %v after %d requests", k.cacheHead, err, r.Requests())
 	}
 }

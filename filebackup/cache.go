@@ -38,7 +38,6 @@ type cacheHead struct {
 	ID       string    `json:"latest"`   // version ID of the diff that made it
 	Modified time.Time `json:"modified"` // of that
 	Sequence int       `json:"sequence"` // how many diffs there are
-	Snapshot int       `json:"snapshot"` // how many of them the newest snapshot has
 	Route    *route    `json:"route"`    // what the version is put together from in the bucket
 	Retained time.Time `json:"retained"` // until when Object Lock keeps all of it at least; zero: nobody knows
 }
@@ -131,7 +130,7 @@ func parseRecord(b []byte, e *Entry) {
 	}
 }
 
-// head is what belongs to this configuration.
+// cacheHead is what belongs to this configuration.
 func (c *Config) cacheHead() cacheHead {
 	base, err := filepath.Abs(c.BasePath)
 	if err != nil {
@@ -163,7 +162,7 @@ func (c *Config) loadCache() (*cache, error) {
 	}
 	want := c.cacheHead()
 	got := k.cacheHead
-	got.ID, got.Modified, got.Sequence, got.Snapshot, got.Route, got.Retained = "", time.Time{}, 0, 0, nil, time.Time{}
+	got.ID, got.Modified, got.Sequence, got.Route, got.Retained = "", time.Time{}, 0, nil, time.Time{}
 	if got.Base = want.Base; got != want {
 		return nil, fmt.Errorf("is of another bucket or program")
 	}
@@ -255,7 +254,7 @@ func (k *cache) manifest() *Manifest {
 	return m
 }
 
-// entriesOf returns the files with that content.
+// entryOf returns a file with that content, or nil.
 func (k *cache) entryOf(h Hash) *Entry {
 	if k.byHash == nil {
 		k.byHash = map[Hash]int{}

@@ -493,7 +493,7 @@ func (b *backup) snapshotIfDue(ctx context.Context) error {
 	base, err := b.putSnapshot(ctx, b.cache)
 	if err == nil {
 		head := b.cache.cacheHead
-		head.Route, head.Snapshot = &route{Base: base}, head.Sequence
+		head.Route = &route{Base: base}
 		b.saveCache(head, nil)
 	}
 	return b.unpointed(ctx, err)
@@ -597,9 +597,6 @@ func (r *Repository) fresh(ctx context.Context, accept bool) (*cache, error) {
 		return nil, &TamperError{strings.Join(problems, "; ")}
 	}
 	head.ID, head.Modified, head.Sequence, head.Route = p.version.ID, p.version.Time, p.number, way
-	if p.base != nil {
-		head.Snapshot = p.base.number
-	}
 	return cacheOf(head, m), nil
 }
 

@@ -71,7 +71,7 @@ func TestTenThousandVersions(t *testing.T) {
 	}
 	// The last versions are made as backups make them, but for their pauses.
 	last := all[len(all)-1]
-	k.ID, k.Modified, k.Sequence, k.Snapshot = last.ID, last.Time, len(all), len(all)
+	k.ID, k.Modified, k.Sequence = last.ID, last.Time, len(all)
 	k.Route = &route{Base: leg{Diffs: len(all), Changes: files}}
 	b := &backup{Repository: r, cache: k, keys: key}
 	for i := range after {
@@ -120,7 +120,7 @@ func TestTenThousandVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	requests("a backup of nothing without what this machine knew", 8, unchanged)
-	if k, err = r.c.loadCache(); err != nil || k.Sequence != total || k.Snapshot != total-after || len(k.Route.Parts) != 2 {
+	if k, err = r.c.loadCache(); err != nil || k.Sequence != total || k.Route.Base.Diffs != total-after || len(k.Route.Parts) != 2 {
 		t.Errorf("%+v, %v", k, err)
 	}
 	requests("a backup after that", 4, unchanged)

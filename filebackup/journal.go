@@ -139,7 +139,7 @@ func (c *Config) lock() (localLock, error) {
 	}
 }
 
-// local makes the folders that local files are in, and refuses to have them where they would be backed up.
+// local makes the folders that local files are in.
 func (c *Config) local() error {
 	for _, path := range []string{c.LocalManifestFile, c.LocalLockFile} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -149,7 +149,7 @@ func (c *Config) local() error {
 	return nil
 }
 
-// isLocal tells whether a path of the folder is one of our own files.
+// localPaths are the paths of our own files that are in the folder.
 func (c *Config) localPaths() map[string]bool {
 	paths := map[string]bool{}
 	base, err := filepath.Abs(c.BasePath)

@@ -129,7 +129,7 @@ func (f *fixture) kept(what string, c *clock, retain time.Duration) {
 	}
 }
 
-// requests backs up, without a change, and returns how many requests that took.
+// unchanged backs up, without a change, and returns how many requests that took.
 func (f *fixture) unchanged() int64 {
 	f.Helper()
 	r := f.open()
