@@ -1,6 +1,7 @@
 package filebackup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -192,6 +193,11 @@ func (b *backup) do(ctx context.Context) error {
 	if len(b.parts) == 0 && (b.refresh || !fresh) {
 		b.saveCache(b.cache.cacheHead, b.refreshed)
 	}
+	if len(b.parts) > 0 {
+		if err := b.checkKey(ctx); err != nil {
+			return err
+		}
+	}
 	for _, p := range b.parts {
 		if err := b.commitPart(ctx, p); err != nil {
 			return err
@@ -268,6 +274,87 @@ func (b *backup) needsKeys() bool {
 	return slices.ContainsFunc(b.c.FilePipeline, func(p Pipeline) bool {
 		return slices.Contains(p.Words, pipeEncrypt) || slices.Contains(p.Words, pipeHash)
 	})
+}
+
+// PasswordError says that the password is not the one that what is stored was encrypted with, or that this was altered. Nothing was stored.
+type PasswordError struct{ Bucket string }
+
+func (e *PasswordError) Error() string {
+	return fmt.Sprintf("what is stored in the bucket %q cannot be decrypted with this password; nothing was stored", e.Bucket)
+}
+
+// Unwrap makes it an ErrDecrypt.
+func (e *PasswordError) Unwrap() error { return ErrDecrypt }
+
+// checkKey looks whether the password is that of what is stored, before something is stored with it that another one is needed for.
+func (b *backup) checkKey(ctx context.Context) error {
+	if b.keys == nil {
+		return nil
+	}
+	check := b.keys.check()
+	if b.cache.ID == "" {
+		b.cache.Key = check
+	}
+	if b.cache.Key == check {
+		return nil
+	}
+	encrypted, err := b.tryKey(ctx)
+	if errors.Is(err, ErrDecrypt) {
+		return &PasswordError{b.c.S3.Bucket}
+	}
+	if err == nil && encrypted {
+		b.cache.Key = check
+	}
+	return err
+}
+
+// tryKey decrypts the latest diff, or where that is not encrypted, the beginning of a file. Encrypted is whether there was something to decrypt.
+func (b *backup) tryKey(ctx context.Context) (encrypted bool, err error) {
+	object, v, err := b.s.get(ctx, b.c.RemoteManifestDiffFile, b.cache.ID)
+	if err != nil {
+		return false, err
+	}
+	h, err := readFrame(bytes.NewReader(object))
+	if err != nil {
+		return false, &CorruptError{v.Key, v.ID, err}
+	}
+	if h.encryption != nil {
+		k, err := b.keysFor(ctx, h)
+		if err != nil {
+			return false, err
+		}
+		_, _, err = openMeta(object, k)
+		return true, err
+	}
+	var tries []Entry
+	b.cache.each(func(e *Entry) {
+		words, _ := b.c.pipelineOf(e.Path)
+		if e.Kind == File && e.Object != "" && slices.Contains(words, pipeEncrypt) && len(tries) < 3 {
+			tries = append(tries, *e)
+		}
+	})
+	for _, e := range tries {
+		body, err := b.s.open(ctx, b.c.RemoteBasePath+e.Object, e.ID)
+		if errors.Is(err, errAccess) || errors.Is(err, ErrNotFound) { // write-only keys may not; and what is missing is for verify to say
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		content, done, err := contentReader(body, func(h header) (*keys, error) {
+			encrypted = true
+			return b.keysFor(ctx, h)
+		})
+		if err == nil {
+			_, err = io.CopyN(io.Discard, content, 1)
+			done()
+		}
+		body.Close()
+		if encrypted || err != nil && !errors.Is(err, io.EOF) {
+			return encrypted, err
+		}
+	}
+	return false, nil
 }
 
 // commitPart stores what has changed and makes a version of it.
@@ -353,7 +440,11 @@ func (b *backup) latest() error {
 func (b *backup) beginUploads(ctx context.Context, p *part) error {
 	if b.journal == nil {
 		var err error
-		if b.journal, err = b.c.openJournal(b.run); err != nil {
+		key := ""
+		if b.keys != nil {
+			key = b.keys.check()
+		}
+		if b.journal, err = b.c.openJournal(b.run, key); err != nil {
 			return fmt.Errorf("journal of uploads: %w", err)
 		}
 	}

@@ -39,6 +39,7 @@ type cacheHead struct {
 	Modified time.Time `json:"modified"` // of that
 	Sequence int       `json:"sequence"` // how many diffs there are
 	Route    *route    `json:"route"`    // what the version is put together from in the bucket
+	Key      string    `json:"key"`      // check value of the key that was found to be right; "": none was needed yet
 	Retained time.Time `json:"retained"` // until when Object Lock keeps all of it at least; zero: nobody knows
 }
 
@@ -162,7 +163,7 @@ func (c *Config) loadCache() (*cache, error) {
 	}
 	want := c.cacheHead()
 	got := k.cacheHead
-	got.ID, got.Modified, got.Sequence, got.Route, got.Retained = "", time.Time{}, 0, nil, time.Time{}
+	got.ID, got.Modified, got.Sequence, got.Route, got.Key, got.Retained = "", time.Time{}, 0, nil, "", time.Time{}
 	if got.Base = want.Base; got != want {
 		return nil, fmt.Errorf("is of another bucket or program")
 	}

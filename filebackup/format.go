@@ -166,6 +166,12 @@ func (k *keys) stream() *[secretstream.KeySize]byte {
 	return k.key
 }
 
+// check tells the key apart from those of other passwords, and nothing about it.
+func (k *keys) check() string {
+	sum := blake2b.Sum256(append([]byte("file-backup check\x00"), k.stream()[:]...))
+	return hex.EncodeToString(sum[:16])
+}
+
 // hashName is the name of the object of a file whose name must not be seen.
 func (k *keys) hashName(path string) string {
 	key := blake2b.Sum256(append([]byte("file-backup hash_names\x00"), k.stream()[:]...))

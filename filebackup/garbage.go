@@ -86,10 +86,13 @@ func (b *backup) recover(ctx context.Context) error {
 	}
 	stored := map[string]bool{}
 	logged := sync.OnceValues(func() (map[[2]string]bool, error) { return b.loggedGarbage(ctx) })
+	check := sync.OnceValue(b.keys.check)
+	otherKey := false
 	err = b.c.readJournal(func(l *journalLine) error {
 		switch {
 		case l.Run != "":
 			b.runs[l.Run] = true
+			otherKey = b.keys != nil && l.Key != check()
 		case l.Upload != "":
 			// It is ours, and who began it is dead: we have the lock.
 			if err := b.s.abortMultipart(ctx, b.c.RemoteBasePath+l.Object, l.Upload); err != nil && !errors.Is(err, errAccess) {
@@ -97,7 +100,7 @@ func (b *backup) recover(ctx context.Context) error {
 			}
 		case l.ID != "":
 			h, err := parseHash(l.Hash)
-			if err != nil {
+			if err != nil || otherKey {
 				return nil
 			}
 			// rrbackup logs at each start what it takes for garbage; sooner or later that is removed, whatever uses it.

@@ -25,6 +25,7 @@ type journal struct {
 // journalLine is a line of it.
 type journalLine struct {
 	Run    string `json:"run,omitempty"` // a run begins
+	Key    string `json:"key,omitempty"` // check value of the key that it encrypts with
 	Hash   string `json:"hash,omitempty"`
 	Words  string `json:"words,omitempty"` // of the pipeline
 	Object string `json:"object,omitempty"`
@@ -54,7 +55,7 @@ func (c *Config) readJournal(do func(*journalLine) error) error {
 	}
 }
 
-func (c *Config) openJournal(run string) (*journal, error) {
+func (c *Config) openJournal(run, key string) (*journal, error) {
 	f, err := os.OpenFile(c.journalPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func (c *Config) openJournal(run string) (*journal, error) {
 		f.Close()
 		return nil, err
 	}
-	if err := errors.Join(j.add(journalLine{Run: run}), f.Sync()); err != nil {
+	if err := errors.Join(j.add(journalLine{Run: run, Key: key}), f.Sync()); err != nil {
 		f.Close()
 		return nil, err
 	}

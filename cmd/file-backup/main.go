@@ -125,6 +125,8 @@ func explain(err error) error {
 		return cli.Hint(err, "look at the bucket with \"file-backup verify\"; \"file-backup backup --accept-bucket\" takes it as it is")
 	case errors.As(err, new(*filebackup.UnretainedError)):
 		return cli.Hint(err, "the access key needs s3:PutObjectRetention and s3:GetObjectRetention, and the bucket Object Lock; the next backup tries it again")
+	case errors.As(err, new(*filebackup.PasswordError)):
+		return cli.Hint(err, "compare the password with the one that the bucket was begun with; if it is right, \"file-backup verify\" tells what is damaged")
 	case errors.Is(err, filebackup.ErrNoVersion):
 		return cli.Hint(err, "\"file-backup list-versions\" shows them")
 	case restore.Remedy(err) != "":
