@@ -306,8 +306,8 @@ func (v *versions) saved(ctx context.Context, e *filebackup.Entry) (module.Saved
 
 // isDump returns the name of the dump that an entry is, "" if it is none.
 func isDump(e *filebackup.Entry) string {
-	name, _ := strings.CutPrefix(e.Path, module.DumpFolder+"/")
-	if name == e.Path {
+	name, below := strings.CutPrefix(e.Path, module.DumpFolder+"/")
+	if !below || e.Kind != filebackup.File || strings.ContainsRune(name, '/') { // a link in the place of one could lead restore-state elsewhere
 		return ""
 	}
 	return name

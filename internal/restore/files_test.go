@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"sdbackup/filebackup"
 	"sdbackup/internal/config"
 	"sdbackup/internal/module"
 	"sdbackup/internal/restic"
@@ -182,5 +183,26 @@ func TestRestoreVersions(t *testing.T) {
 	}
 	if r, err := w.Restore(t.Context(), plan, func(Progress) {}); err == nil || r.Complete || r.Verified {
 		t.Errorf("other contents than are on record: %+v", r)
+	}
+}
+
+// Only files are dumps, and only those that a backup can have put there.
+func TestIsDump(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		path string
+		kind filebackup.Kind
+		want string
+	}{
+		{module.DumpFolder + "/db.sql", filebackup.File, "db.sql"},
+		{module.DumpFolder + "/db.sql", filebackup.Symlink, ""},
+		{module.DumpFolder + "/db.sql", filebackup.Folder, ""},
+		{module.DumpFolder + "/a/b", filebackup.File, ""},
+		{module.DumpFolder, filebackup.File, ""},
+		{"/db.sql", filebackup.File, ""},
+	} {
+		if got := isDump(&filebackup.Entry{Path: c.path, Kind: c.kind}); got != c.want {
+			t.Errorf("%s, a %v, is the dump %q; want %q", c.path, c.kind, got, c.want)
+		}
 	}
 }
