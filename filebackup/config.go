@@ -97,6 +97,9 @@ func LoadConfig(path string) (*Config, error) {
 		return nil, err
 	}
 	c, err := ParseConfig(data)
+	if info, failed := os.Stat(path); failed == nil && c != nil && c.S3.SecretKey != "" && info.Mode().Perm()&0o007 != 0 {
+		return nil, &ConfigError{[]string{fmt.Sprintf("%s: can be read by others, and has the secret key: chmod o= it", path)}}
+	}
 	if e := (*ConfigError)(nil); errors.As(err, &e) {
 		for i := range e.Problems {
 			e.Problems[i] = path + ": " + e.Problems[i]

@@ -121,7 +121,11 @@ func (s *store) serverNow() time.Time { return time.Now().Add(time.Duration(s.sk
 // explain says in plain words what the server refused.
 func (s *store) explain(err error) error {
 	var response minio.ErrorResponse
-	if !errors.As(err, &response) {
+	var request *url.Error
+	switch {
+	case errors.As(err, &request): // it has the address of the object, with all that signs it
+		return fmt.Errorf("the server %s cannot be reached: %w", s.core.EndpointURL().Host, request.Err)
+	case !errors.As(err, &response):
 		return err
 	}
 	switch response.Code {
@@ -141,7 +145,7 @@ func (s *store) explain(err error) error {
 		return errNameTaken
 	case "NoSuchBucket":
 		return fmt.Errorf("the bucket %q is not there", s.bucket)
-	case "InvalidAccessKeyId":
+	case "InvalidAccessKeyId", "XAdminUserNotFound":
 		return errors.New("the server does not know the access key")
 	case "SignatureDoesNotMatch":
 		return errors.New("the secret key is not that of the access key")

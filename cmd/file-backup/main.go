@@ -81,6 +81,9 @@ func (c *command) repository(ctx context.Context, env *cli.Env, change bool) (r 
 		r, unlock, err := worker.Versions(ctx, c.Module, c.Destination, change, c.Parallel)
 		return r, unlock, explain(err)
 	}
+	if c.Destination != "" || c.User {
+		return nil, nil, &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("--destination and --user are for --module")}
+	}
 	if c.Config == "" {
 		c.Config = "configuration.json"
 	}
