@@ -53,10 +53,10 @@ func (c *backup) print(env *cli.Env, s *filebackup.Summary) {
 		fmt.Fprintf(env.Stdout, "nothing has changed, %d unchanged, %s\n", s.Unchanged, cli.Duration(s.Duration))
 	default:
 		fmt.Fprintf(env.Stdout, "version %s: %s\n", strings.Join(s.Versions, ", "), counts(s))
-		fmt.Fprintf(env.Stdout, "stored %d objects of %s in %s; %d duplicates, %d found from a backup that was cut off\n", s.Uploaded, cli.Bytes(uint64(s.Bytes)), cli.Duration(s.Duration), s.Duplicates, s.Resumed)
+		fmt.Fprintf(env.Stdout, "stored %s of %s in %s; %s, %d found from a backup that was cut off\n", cli.Count(s.Uploaded, "object"), cli.Bytes(uint64(s.Bytes)), cli.Duration(s.Duration), cli.Count(s.Duplicates, "duplicate"), s.Resumed)
 	}
 	if s.Garbage > 0 {
-		fmt.Fprintf(env.Stdout, "garbage of a backup that was cut off: %d objects\n", s.Garbage)
+		fmt.Fprintf(env.Stdout, "garbage of a backup that was cut off: %s\n", cli.Count(s.Garbage, "object"))
 	}
 	for _, path := range s.Unstable {
 		fmt.Fprintf(env.Stdout, "changed while it was read: %s\n", printable(path))
@@ -64,7 +64,7 @@ func (c *backup) print(env *cli.Env, s *filebackup.Summary) {
 }
 
 func counts(s *filebackup.Summary) string {
-	return fmt.Sprintf("%d new, %d changed, %d with other metadata, %d deleted, %d unchanged files; %d folders and links", s.New, s.Changed, s.Metadata, s.Deleted, s.Unchanged, s.Others)
+	return fmt.Sprintf("%d new, %d changed, %d with other metadata, %d deleted, %d unchanged; folders and links: %d", s.New, s.Changed, s.Metadata, s.Deleted, s.Unchanged, s.Others)
 }
 
 // bar shows files, bytes, rate and the time that is left on a terminal.
@@ -138,7 +138,7 @@ func (c *download) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if c.DryRun {
 		word = "would download"
 	}
-	fmt.Fprintf(env.Stdout, "%s version %s of %s: %d files of %s, %d folders, %d symbolic links\n", word, v.ID, v.Time.Local().Format(time.DateTime), sum.Files, cli.Bytes(uint64(sum.Bytes)), sum.Folders, sum.Symlinks)
+	fmt.Fprintf(env.Stdout, "%s version %s of %s: %s of %s, %s, %s\n", word, v.ID, v.Time.Local().Format(time.DateTime), cli.Count(sum.Files, "file"), cli.Bytes(uint64(sum.Bytes)), cli.Count(sum.Folders, "folder"), cli.Count(sum.Symlinks, "symbolic link"))
 	return explain(err)
 }
 
@@ -162,7 +162,7 @@ func (c *verify) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if c.JSON {
 		err = cli.JSON(env.Stdout, v)
 	} else {
-		fmt.Fprintf(env.Stdout, "%d versions, %d objects, %s read\n", v.Versions, v.Objects, cli.Bytes(uint64(v.Bytes)))
+		fmt.Fprintf(env.Stdout, "%s, %s, %s read\n", cli.Count(v.Versions, "version"), cli.Count(v.Objects, "object"), cli.Bytes(uint64(v.Bytes)))
 	}
 	for _, p := range v.Problems {
 		err = errors.Join(err, errors.New(p))
@@ -213,7 +213,7 @@ func (c *expire) Run(ctx context.Context, root *command, env *cli.Env) error {
 	for _, v := range x.Dropped {
 		fmt.Fprintf(env.Stdout, "%s %s of %s\n", word, v.ID, v.Time.Local().Format(time.DateTime))
 	}
-	fmt.Fprintf(env.Stdout, "%s %d versions and %d objects of %s; %d versions are kept\n", word, len(x.Dropped), len(x.Objects), cli.Bytes(uint64(x.Bytes)), len(x.Kept))
+	fmt.Fprintf(env.Stdout, "%s %s and %s of %s; %d kept\n", word, cli.Count(len(x.Dropped), "version"), cli.Count(len(x.Objects), "object"), cli.Bytes(uint64(x.Bytes)), len(x.Kept))
 	return explain(err)
 }
 
@@ -252,9 +252,9 @@ func (c *collect) Run(ctx context.Context, root *command, env *cli.Env) error {
 	case g.Logged:
 		word = "logged as garbage"
 	}
-	fmt.Fprintf(env.Stdout, "%s %d objects of %s\n", word, len(g.Objects), cli.Bytes(uint64(g.Bytes)))
+	fmt.Fprintf(env.Stdout, "%s %s of %s\n", word, cli.Count(len(g.Objects), "object"), cli.Bytes(uint64(g.Bytes)))
 	if g.Left > 0 {
-		fmt.Fprintf(env.Stdout, "%d objects are left alone: they may belong to a backup that is running elsewhere\n", g.Left)
+		fmt.Fprintf(env.Stdout, "%s left alone, which may belong to a backup that is running elsewhere\n", cli.Count(g.Left, "object"))
 	}
 	return nil
 }
@@ -278,7 +278,7 @@ func (c *cleanLog) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if c.DryRun {
 		word = "would remove"
 	}
-	fmt.Fprintf(env.Stdout, "%s %d objects that the garbage log names\n", word, n)
+	fmt.Fprintf(env.Stdout, "%s %s of the garbage log\n", word, cli.Count(n, "object"))
 	return nil
 }
 
@@ -304,6 +304,6 @@ func (c *undelete) Run(ctx context.Context, root *command, env *cli.Env) error {
 	if c.DryRun {
 		word = "would bring back"
 	}
-	fmt.Fprintf(env.Stdout, "%s %d objects\n", word, len(keys))
+	fmt.Fprintf(env.Stdout, "%s %s\n", word, cli.Count(len(keys), "object"))
 	return nil
 }

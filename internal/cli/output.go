@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -15,6 +16,14 @@ import (
 
 // None stands in a table for what there is not, or nobody knows, as systemctl has it.
 const None = "-"
+
+// Count is a number of things, as in "1 object" and "2 objects".
+func Count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return strconv.Itoa(n) + " " + thing
+}
 
 // JSON writes v as indented JSON.
 func JSON(w io.Writer, v any) error {
