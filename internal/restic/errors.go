@@ -63,8 +63,9 @@ func (e *LockedError) OwnerLives(hostname string) bool {
 	return e.PID > 0 && e.Host == hostname && unix.Kill(e.PID, 0) != unix.ESRCH
 }
 
-// classify makes an error of how restic ended and what it printed on standard error.
-func classify(ctx context.Context, err error, text string) error {
+// classify makes an error of how restic ended and what it printed on standard error. It is told by the text as it is: a secret may be a word
+// of it. What goes into the error is masked.
+func classify(ctx context.Context, err error, text string, mask func(string) string) error {
 	if err == nil {
 		return nil
 	}
@@ -81,7 +82,7 @@ func classify(ctx context.Context, err error, text string) error {
 	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return &ExitError{Code: -1, Text: "killed by " + unix.SignalName(status.Signal())}
 	}
-	return classifyText(exit.ExitCode(), text)
+	return classifyText(exit.ExitCode(), text, mask)
 }
 
 var (
@@ -96,8 +97,8 @@ var (
 )
 
 // classifyText is classify for an exit code, other than 0.
-func classifyText(code int, text string) error {
-	told := firstFatal(text)
+func classifyText(code int, text string, mask func(string) string) error {
+	told := shorten(mask(firstFatal(text)))
 	switch {
 	case code == codeLocked, code == 1 && lockedText.MatchString(text):
 		e := &LockedError{Text: told}
@@ -132,15 +133,15 @@ func firstFatal(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	for _, line := range lines {
 		if rest, ok := strings.CutPrefix(line, "Fatal: "); ok {
-			return shorten(rest)
+			return rest
 		}
 	}
 	for i := 2; i < len(lines); i++ {
 		if frame.MatchString(lines[i]) {
-			return shorten(lines[i-2])
+			return lines[i-2]
 		}
 	}
-	return shorten(lines[len(lines)-1])
+	return lines[len(lines)-1]
 }
 
 // shorten bounds a text that goes into one sentence.

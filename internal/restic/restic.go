@@ -246,7 +246,7 @@ type call struct {
 	line   func(*message) // for each message on standard output
 	output io.Writer      // or: all of standard output
 	raw    func([]byte)   // or: each line of it
-	told   func(string)   // for each line of text on standard error
+	told   func(string)   // for each line of text on standard error, which may hold secrets
 	began  func(pid int)
 }
 
@@ -324,7 +324,7 @@ func (r Repository) run(ctx context.Context, c call) error {
 	if cmd.Process != nil {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
-	return classify(ctx, err, stderr.String())
+	return classify(ctx, err, stderr.String(), r.mask)
 }
 
 // Command prepares a restic that works on the repository. When ctx is done restic is interrupted, so that it removes its lock, and killed
@@ -405,7 +405,7 @@ func (s *splitter) flush() {
 	s.rest, s.tooLong = nil, false
 }
 
-// textLog logs restic's standard error line by line, and keeps it for classify.
+// textLog logs restic's standard error line by line, masked, and keeps it as it is for classify.
 type textLog struct {
 	repository Repository
 	message    func(*message)
@@ -429,8 +429,7 @@ func (t *textLog) line(line []byte) {
 	if text == "" {
 		return
 	}
-	text = t.repository.mask(text)
-	t.repository.Log.Info("restic: " + text)
+	t.repository.Log.Info("restic: " + t.repository.mask(text))
 	if t.told != nil {
 		t.told(text)
 	}

@@ -76,6 +76,37 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
+// A password that is a word of what restic prints hides nothing from us.
+func TestPasswordThatResticSays(t *testing.T) {
+	t.Parallel()
+	r := initialised(t)
+	const word = "wrong"
+	if err := os.WriteFile(r.PasswordFile, []byte(word), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	r.Secrets, r.Log = []string{word}, slog.New(slog.NewTextHandler(&log, nil))
+	if _, err := r.Snapshots(t.Context(), "web1", nil); !errors.Is(err, ErrWrongPassword) {
+		t.Errorf("Snapshots = %v, want ErrWrongPassword", err)
+	}
+	if !strings.Contains(log.String(), "*** password") || strings.Contains(log.String(), word) {
+		t.Errorf("the log holds the password: %s", log.String())
+	}
+	mask := Repository{Secrets: []string{word, "Fatal"}}.mask
+	for text, want := range map[string]error{
+		"Fatal: wrong password or no key found":                                                  ErrWrongPassword,
+		"Fatal: unable to open config file: Stat: stat /wrong/config: no such file or directory": ErrNoRepository,
+		"Fatal: wrong host: connection refused":                                                  ErrTransient,
+	} {
+		if err := classifyText(1, text, mask); !errors.Is(err, want) || strings.Contains(err.Error(), word) {
+			t.Errorf("classifyText(%q) = %v; want %v, masked", text, err, want)
+		}
+	}
+	if err := classifyText(1, "Fatal: "+strings.Repeat("x", 498)+word, mask); strings.Contains(err.Error(), "xwr") {
+		t.Errorf("what is cut short tells the beginning of a secret: %v", err)
+	}
+}
+
 func TestMissingProgram(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if err := newRepository(t).Init(t.Context()); !errors.Is(err, ErrMissingProgram) {
@@ -272,7 +303,7 @@ func TestClassifyText(t *testing.T) {
 		{"unknown", 99, "Fatal: something\n", nil},
 		{"nothing printed", 1, "", nil},
 	} {
-		err := classifyText(test.code, test.text)
+		err := classifyText(test.code, test.text, strings.Clone)
 		for _, known := range []error{ErrNoRepository, ErrWrongPassword, ErrTransient, ErrInterrupted, ErrMissingProgram} {
 			if errors.Is(err, known) != (known == test.want) {
 				t.Errorf("%s: classifyText = %v; want %v", test.name, err, test.want)
@@ -280,12 +311,12 @@ func TestClassifyText(t *testing.T) {
 		}
 	}
 	const trace = "decrypting blob 849efb failed: ciphertext verification failed\nmain.runLs\ngithub.com/restic/restic/cmd/restic/cmd_ls.go:223\nruntime.goexit\nruntime/asm_amd64.s:1594\n"
-	if err := classifyText(1, trace); !strings.HasSuffix(err.Error(), "decrypting blob 849efb failed: ciphertext verification failed") {
+	if err := classifyText(1, trace, strings.Clone); !strings.HasSuffix(err.Error(), "decrypting blob 849efb failed: ciphertext verification failed") {
 		t.Errorf("classifyText of a trace = %v; want what is before it", err)
 	}
 	for _, code := range []int{1, 11} {
 		var e *LockedError
-		if err := classifyText(code, locked); !errors.As(err, &e) || e.PID != 1234 || e.Host != "web1" {
+		if err := classifyText(code, locked, strings.Clone); !errors.As(err, &e) || e.PID != 1234 || e.Host != "web1" {
 			t.Errorf("classifyText(%d) = %v; want a LockedError of process 1234 on web1", code, err)
 		}
 	}
@@ -362,7 +393,7 @@ func FuzzParseForget(f *testing.F) {
 func FuzzClassifyText(f *testing.F) {
 	f.Add(1, "Fatal: x\n")
 	f.Fuzz(func(t *testing.T, code int, text string) {
-		if classifyText(code, text) == nil {
+		if classifyText(code, text, strings.Clone) == nil {
 			t.Errorf("classifyText(%d, %q) is no error", code, text)
 		}
 	})

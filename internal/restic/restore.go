@@ -223,7 +223,7 @@ func (r Repository) Restore(ctx context.Context, o RestoreOptions, progress func
 		},
 		told: func(text string) {
 			if m := ignoredText.FindStringSubmatch(text); m != nil {
-				fail(m[1])
+				fail(r.mask(m[1]))
 			}
 			if m := countText.FindStringSubmatch(text); m != nil {
 				n, _ := strconv.Atoi(m[1])
