@@ -19,6 +19,7 @@ type validate struct {
 // Help implements kong.HelpProvider.
 func (*validate) Help() string {
 	return `It fails when one of them cannot be read, written to and deleted from. The probe object is named sdbackup-probe-...
+The bucket of modules of engine files is only listed.
 
 Example:
 

@@ -68,6 +68,7 @@ type errTimeout time.Duration
 func (e errTimeout) Error() string { return "gave no answer within " + time.Duration(e).String() }
 
 // Validate examines destinations, all without IDs, each within the timeout: it lists, creates, reads and deletes a probe object.
+// A bucket of modules of engine files is only listed.
 func (s *Store) Validate(ctx context.Context, wanted []string, timeout time.Duration) ([]Verdict, error) {
 	chosen, err := choose(s.load(), wanted)
 	if err != nil {
@@ -103,14 +104,16 @@ func (s *Store) validate(ctx context.Context, d *config.Destination, timeout tim
 }
 
 func (s *Store) examine(ctx context.Context, d *config.Destination, hide *masker) Verdict {
+	if d.Bucket != nil {
+		if v := examineBucket(ctx, d, hide); v.Failed() || inBucket(d) {
+			return v
+		}
+	}
 	p, err := s.prober(ctx, d, hide)
 	if err != nil {
 		return Verdict{Outcome: NotAccessible, Detail: err.Error()}
 	}
 	if p == nil {
-		if d.Repository == "" && d.Bucket != nil {
-			return Verdict{Outcome: NotTested, Detail: "only modules of engine files reach " + publicPlace(d)}
-		}
 		return Verdict{Outcome: NotTested, Detail: "only restic can reach " + publicRepository(d.Repository)}
 	}
 	name := "sdbackup-probe-" + strings.ToLower(rand.Text())
