@@ -318,7 +318,7 @@ func TestDrillVersions(t *testing.T) {
 	}
 	b.set(nil, nil)
 	d.write("password", "another\n")
-	if rec = d.run(); rec.Outcome != status.Failed || !strings.Contains(rec.Error, "wrong password") || strings.Contains(rec.Error, "\n") {
+	if rec = d.run(); rec.Outcome != status.Failed || !strings.Contains(rec.Error, "password does not open") || strings.Contains(rec.Error, "\n") {
 		t.Errorf("with a wrong password the record is %+v", rec.Result)
 	}
 }

@@ -152,7 +152,7 @@ func (v *versions) explain(err error) error {
 	var damage *filebackup.CorruptError
 	switch {
 	case errors.Is(err, filebackup.ErrDecrypt):
-		return remedy(err, fmt.Sprintf(`%s; if it is right, "file-backup --module %s verify" tells what is damaged`, Remedy(restic.ErrWrongPassword), v.at.Label()))
+		return remedy(err, v.comparePassword())
 	case errors.As(err, &damage):
 		return remedy(err, fmt.Sprintf(`"file-backup --module %s verify --read-data" tells what else is damaged`, v.at.Label()))
 	}
@@ -166,8 +166,10 @@ func (v *versions) points(ctx context.Context) ([]Point, error) {
 		return nil, v.explain(err)
 	}
 	if len(v.all) == 0 {
-		d := v.at.Destination
-		return nil, remedy(fmt.Errorf("destination %s has no repository %s%w", d.ID, v.at.Name(), silent{restic.ErrNoRepository}), Remedy(restic.ErrNoRepository))
+		return nil, remedy(fmt.Errorf("destination %s has no version of %s: nothing was saved there yet%w", v.at.Destination.ID, v.at.Label(), silent{restic.ErrNoRepository}), "")
+	}
+	if err := v.unlocks(ctx); err != nil {
+		return nil, err
 	}
 	var points []Point
 	for _, one := range slices.Backward(v.all) {
@@ -178,6 +180,25 @@ func (v *versions) points(ctx context.Context) ([]Point, error) {
 		points = append(points, p)
 	}
 	return points, nil
+}
+
+// unlocks tells whether the password is wrong: nothing can be decrypted. One version alone may be damaged.
+func (v *versions) unlocks(ctx context.Context) error {
+	for _, one := range []filebackup.Version{v.all[len(v.all)-1], v.all[0]} {
+		_, err := v.Changes(ctx, one)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !errors.Is(err, filebackup.ErrDecrypt) {
+			return nil // what else is wrong is told where it matters
+		}
+	}
+	return remedy(fmt.Errorf("the destination's password does not open the repository %s at destination %s%w", v.at.Name(), v.at.Destination.ID, silent{restic.ErrWrongPassword}),
+		v.comparePassword())
+}
+
+func (v *versions) comparePassword() string {
+	return fmt.Sprintf(`%s; if it is right, "file-backup --module %s verify" tells what is damaged`, Remedy(restic.ErrWrongPassword), v.at.Label())
 }
 
 // look implements source: the files and each dump of a version are snapshots of its ID.

@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,6 +69,39 @@ func (w *world) saveVersion() string {
 		w.t.Fatal(r.Error)
 	}
 	return r.Snapshot
+}
+
+// What is wrong with a bucket is said once, in words that fit it.
+func TestVersionsThatCannotBeListed(t *testing.T) {
+	t.Parallel()
+	w := newBucketWorld(t)
+	var log strings.Builder
+	w.Log = slog.New(slog.NewTextHandler(&log, nil))
+	at, err := w.Find(t.Context(), "photos", "", "")
+	w.check(err)
+	if _, err := w.List(t.Context(), ListOptions{Repository: &at}); err == nil || !strings.Contains(err.Error(), "photos: nothing was saved there yet") || Remedy(err) != "" {
+		t.Errorf("List before the first version = %v (%s)", err, Remedy(err))
+	}
+	w.saveVersion()
+	w.write("photos/data/a", "one again")
+	w.saveVersion()
+	w.write("password", "another")
+	log.Reset()
+	for _, sizes := range []bool{false, true} {
+		_, err := w.List(t.Context(), ListOptions{Repository: &at, Sizes: sizes})
+		if !errors.Is(err, restic.ErrWrongPassword) || !strings.Contains(err.Error(), "password does not open the repository photos/") || !strings.Contains(Remedy(err), "password-file") {
+			t.Errorf("List with a wrong password = %v (%s)", err, Remedy(err))
+		}
+	}
+	plan, err := w.Check(t.Context(), Request{Repository: at, Target: filepath.Join(w.dir, "restored")})
+	w.check(err)
+	defer plan.Close()
+	if len(plan.Problems) != 1 || !strings.Contains(plan.Problems[0].Text, "password does not open") {
+		t.Errorf("Check with a wrong password found %+v", plan.Problems)
+	}
+	if log.Len() > 0 {
+		t.Errorf("besides the error this is told: %s", log.String())
+	}
 }
 
 func TestRestoreVersions(t *testing.T) {
