@@ -99,6 +99,9 @@ func (c *importer) Run(ctx context.Context, env *cli.Env, root *command) error {
 	in := env.Stdin
 	if c.File != standardInput {
 		f, err := os.Open(c.File)
+		if errors.Is(err, fs.ErrNotExist) {
+			return mistake("there is no file %s", c.File)
+		}
 		if err != nil {
 			return explain(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -51,6 +52,11 @@ func (c *node) Run(ctx context.Context, root *command, env *cli.Env) error {
 		return mistake("want either a file or --destination")
 	case c.Node != "" && c.Destination == "":
 		return mistake("--node picks one of several copies at a --destination; a file is of one node")
+	}
+	if c.File != "" && c.File != standardInput {
+		if _, err := os.Stat(c.File); errors.Is(err, fs.ErrNotExist) {
+			return mistake("there is no file " + c.File)
+		}
 	}
 	tty := cli.Terminal(env)
 	if tty == nil && !c.Yes && !c.DryRun {
