@@ -6,6 +6,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"os"
@@ -208,6 +209,17 @@ func hasPassword(repository string) bool {
 	authority, _, _ = strings.Cut(authority, "/")
 	at := strings.LastIndexByte(authority, '@')
 	return at >= 0 && strings.Contains(authority[:at], ":")
+}
+
+// EmptySecretFile tells whether a file can be read and holds nothing but white space.
+func EmptySecretFile(path string) bool {
+	const most = 1 << 10
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > most {
+		return false
+	}
+	data, err := os.ReadFile(path)
+	return err == nil && len(bytes.TrimSpace(data)) == 0
 }
 
 // CheckSecretFile returns what is wrong with a file that holds a secret: it must be a regular file of root or of the caller that

@@ -319,6 +319,9 @@ func (t *table) destination(here Position) *Destination {
 	}
 	t.fileOrCredential("password-file", "password-credential", d.PasswordCredential)
 	t.secretFile("password-file", d.PasswordFile)
+	if EmptySecretFile(d.PasswordFile) {
+		t.errorf("password-file", "%s is empty; want the password of the repositories in it", d.PasswordFile)
+	}
 	t.secretFile("environment-file", d.EnvironmentFile)
 	t.gatewayKeys(d)
 	if d.Bucket != nil {

@@ -316,6 +316,18 @@ func TestBadSecretFile(t *testing.T) {
 	}
 }
 
+func TestEmptyPasswordFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, text := range []string{"", " \n"} {
+		secret := write(t, dir+"/secret", text)
+		c := Load([]string{write(t, dir+"/t.toml", "[destination.d]\nrepository = \"/r\"\npassword-file = \""+secret+"\"\n")}, nil)
+		const want = `t.toml:3: destination.d.password-file: secret is empty; want the password of the repositories in it`
+		if got := problems(c, dir); got != want {
+			t.Error(got)
+		}
+	}
+}
+
 // The example is complete but for the password, which it says how to make.
 func TestExample(t *testing.T) {
 	c := Load([]string{"../../examples/sdbackup.toml"}, func(string, any) error { return nil })

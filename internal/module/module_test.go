@@ -458,3 +458,15 @@ func TestRestoreHook(t *testing.T) {
 		runtime.Gosched()
 	}
 }
+
+// What is missing in a file is told of the file that the operator knows, not of the copy that a unit is given.
+func TestFindSecretsEmpty(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := FindSecrets(&config.Destination{ID: "d", PasswordFile: file}, os.Getenv)
+	if want := "destination d: password-file " + file + " is empty"; err == nil || err.Error() != want {
+		t.Errorf("FindSecrets = %v; want %s", err, want)
+	}
+}

@@ -55,6 +55,9 @@ func FindSecrets(d *config.Destination, getenv func(string) string) (Secrets, er
 			return s, fmt.Errorf("destination %s: %w", d.ID, err)
 		}
 	}
+	if config.EmptySecretFile(d.PasswordFile) {
+		return s, fmt.Errorf("destination %s: password-file %s is empty", d.ID, d.PasswordFile)
+	}
 	return s, nil
 }
 
