@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sdbackup/internal/cli"
+	"sdbackup/internal/destination"
 )
 
 // whole is a writer that hides from cli.Table that it is a terminal: values are not to be cut.
@@ -37,10 +38,11 @@ func (c *list) Run(env *cli.Env, root *command) error {
 	if err != nil {
 		return err
 	}
-	entries, problems := store.List()
-	if len(problems) > 0 {
-		fmt.Fprintln(env.Stderr, `backup-destination: the configuration has errors: see "schedule-backup check"`)
-	}
+	entries, _ := store.List()
+	return cli.Mistakes(env, "backup-destination", root, root.mistakes(store), c.print(env, entries))
+}
+
+func (c *list) print(env *cli.Env, entries []destination.Entry) error {
 	if c.JSON {
 		return cli.JSON(env.Stdout, map[string]any{"destinations": entries})
 	}
@@ -79,7 +81,7 @@ func (c *show) Run(ctx context.Context, env *cli.Env, root *command) error {
 	}
 	d, err := store.Show(ctx, c.ID, c.Secrets)
 	if err != nil {
-		return explain(err)
+		return cli.Mistakes(env, "backup-destination", root, root.mistakes(store), explain(err))
 	}
 	if c.JSON {
 		return cli.JSON(env.Stdout, d)

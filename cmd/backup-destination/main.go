@@ -22,6 +22,7 @@ import (
 	"os"
 
 	"sdbackup/internal/cli"
+	"sdbackup/internal/config"
 	"sdbackup/internal/destination"
 )
 
@@ -48,6 +49,15 @@ func main() {
 func (c *command) store(env *cli.Env) (*destination.Store, error) {
 	store, err := destination.Open(c.Paths(env), env.Now, env.Getenv)
 	return store, explain(err)
+}
+
+// mistakes are those in the configuration; for who does not make one also that there is none where --config says.
+func (c *command) mistakes(store *destination.Store) []config.Problem {
+	if c.Config != "" {
+		return config.Load([]string{c.Config}, nil).Errors()
+	}
+	_, mistakes := store.List()
+	return mistakes
 }
 
 // explain gives an error its exit code, and says what the operator can do.

@@ -41,6 +41,10 @@ func (c *validate) Run(ctx context.Context, env *cli.Env, root *command) error {
 	if err != nil {
 		return err
 	}
+	return cli.Mistakes(env, "backup-destination", root, root.mistakes(store), c.validate(ctx, env, store))
+}
+
+func (c *validate) validate(ctx context.Context, env *cli.Env, store *destination.Store) error {
 	verdicts, err := store.Validate(ctx, c.IDs, c.Timeout)
 	if err != nil {
 		return explain(err)

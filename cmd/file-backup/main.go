@@ -79,7 +79,10 @@ func (c *command) repository(ctx context.Context, env *cli.Env, change bool) (r 
 		paths := location.Paths(env)
 		worker := &restore.Restorer{Config: config.Load(paths.Config, nil), Paths: paths, Getenv: env.Getenv, Now: env.Now, Log: env.Log}
 		r, unlock, err := worker.Versions(ctx, c.Module, c.Destination, change, c.Parallel)
-		return r, unlock, explain(err)
+		if err != nil {
+			err = cli.Mistakes(env, "file-backup", location, worker.Config.Errors(), explain(err))
+		}
+		return r, unlock, err
 	}
 	if c.Destination != "" || c.User {
 		return nil, nil, &cli.ExitError{Code: cli.ExitUsage, Err: errors.New("--destination and --user are for --module")}

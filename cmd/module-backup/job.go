@@ -30,7 +30,11 @@ func find(paths config.Paths, moduleID, backupID string) (run.Job, error) {
 	if b == nil && backupID != "" {
 		errs = append(errs, fmt.Errorf("there is no backup %s in the configuration", backupID))
 	}
-	for _, p := range append(cfg.BackupErrors(backupID), cfg.ModuleErrors(backupID, moduleID)...) {
+	problems := append(cfg.BackupErrors(backupID), cfg.ModuleErrors(backupID, moduleID)...)
+	if len(errs) > 0 { // it may be in what could not be read
+		problems = append(problems, slices.DeleteFunc(cfg.Errors(), func(p config.Problem) bool { return !p.Hides() })...)
+	}
+	for _, p := range problems {
 		errs = append(errs, errors.New(p.String()))
 	}
 	if len(errs) == 0 && cfg.Destinations[b.Destination] == nil {

@@ -73,6 +73,13 @@ func (c *choice) find(root *command, env *cli.Env) ([]*config.Remote, error) {
 	}
 	var remotes []*config.Remote
 	var errs []error
+	if c.All { // nobody knows which remotes are missing
+		for _, p := range cfg.Errors() {
+			if p.Hides() {
+				errs = append(errs, errors.New(p.String()))
+			}
+		}
+	}
 	for _, id := range slices.Compact(slices.Clone(ids)) {
 		r := cfg.Remotes[id]
 		switch problems := cfg.ErrorsOf(config.KindRemote, id); {

@@ -37,6 +37,10 @@ func (c *browse) Run(ctx context.Context, root *command, env *cli.Env) error {
 	}
 	worker, done := root.restorer(ctx, env)
 	defer done()
+	return cli.Mistakes(env, "restore-backup", root, worker.Config.Errors(), c.browse(ctx, worker, env))
+}
+
+func (c *browse) browse(ctx context.Context, worker *restore.Restorer, env *cli.Env) error {
 	wanted, err := c.choose(c.Backup)
 	if err != nil {
 		return explain(err)
@@ -85,6 +89,10 @@ func (*mount) Help() string {
 func (c *mount) Run(ctx context.Context, root *command, env *cli.Env) error {
 	worker, done := root.restorer(ctx, env)
 	defer done()
+	return cli.Mistakes(env, "restore-backup", root, worker.Config.Errors(), c.mount(ctx, worker, env))
+}
+
+func (c *mount) mount(ctx context.Context, worker *restore.Restorer, env *cli.Env) error {
 	at, err := c.find(ctx, worker)
 	if err != nil {
 		return explain(err)

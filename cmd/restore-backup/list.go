@@ -40,6 +40,10 @@ Examples:
 func (c *list) Run(ctx context.Context, root *command, env *cli.Env) error {
 	worker, done := root.restorer(ctx, env)
 	defer done()
+	return cli.Mistakes(env, "restore-backup", root, worker.Config.Errors(), c.list(ctx, worker, env))
+}
+
+func (c *list) list(ctx context.Context, worker *restore.Restorer, env *cli.Env) error {
 	options := restore.ListOptions{Destination: c.Destination, Sizes: c.Sizes, Backup: c.Backup}
 	if c.Module != "" {
 		found, err := worker.Find(ctx, c.Module, c.Destination, c.Backup)

@@ -66,6 +66,10 @@ Examples:
 func (c *restoring) Run(ctx context.Context, root *command, env *cli.Env) error {
 	worker, done := root.restorer(ctx, env)
 	defer done()
+	return cli.Mistakes(env, "restore-backup", root, worker.Config.Errors(), c.restore(ctx, worker, env))
+}
+
+func (c *restoring) restore(ctx context.Context, worker *restore.Restorer, env *cli.Env) error {
 	journal.Notify("READY=1\nSTATUS=Looking into " + c.Module)
 	req, err := c.request(ctx, worker)
 	if err != nil {
@@ -201,6 +205,10 @@ Example:
 func (c *check) Run(ctx context.Context, root *command, env *cli.Env) error {
 	worker, done := root.restorer(ctx, env)
 	defer done()
+	return cli.Mistakes(env, "restore-backup", root, worker.Config.Errors(), c.check(ctx, worker, env))
+}
+
+func (c *check) check(ctx context.Context, worker *restore.Restorer, env *cli.Env) error {
 	req, err := c.request(ctx, worker)
 	if err != nil {
 		return explain(err)

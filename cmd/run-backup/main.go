@@ -25,7 +25,7 @@ import (
 type command struct {
 	cli.Source
 	Backups []string `arg:"" optional:"" name:"id" predictor:"backup" help:"Backups to run, one after another, as [backup.ID] in the configuration."`
-	All     bool     `help:"Run every enabled backup."`
+	All     bool     `help:"Run every enabled backup; mistakes in the configuration are told at the end."`
 	NoUnits bool     `help:"Run modules as child processes, where no service manager is: without limits, sandbox and accounting."`
 	Init    bool     `help:"Make missing repositories anew, also where the records say that there was one."`
 	JSON    bool     `help:"Print the verdicts as JSON."`
@@ -116,6 +116,14 @@ func (c *command) Run(ctx context.Context, env *cli.Env) error {
 	bars.Done()
 	if err := c.print(env, runner.Store, runs); err != nil {
 		errs = append(errs, err)
+	}
+	if c.All {
+		if mistakes := cli.AllMistakes(cfg.Errors()); mistakes != nil {
+			errs = append(errs, mistakes)
+			worst = cli.ExitUsage
+		} else if len(ids) == 0 {
+			fmt.Fprintln(env.Stderr, "run-backup: no enabled backup")
+		}
 	}
 	if worst == cli.ExitOK && len(errs) == 0 {
 		return nil

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"sdbackup/internal/cli"
-	"sdbackup/internal/config"
 	"sdbackup/internal/schedule"
 	"sdbackup/internal/status"
 )
@@ -32,10 +31,16 @@ Examples:
 
 // Run prints the timers by their next elapse. It fails when an enabled backup has none.
 func (c *listTimers) Run(ctx context.Context, env *cli.Env, root *command) error {
-	list, err := root.scheduler(env).Timers(ctx)
+	scheduler := root.scheduler(env)
+	list, err := scheduler.Timers(ctx)
 	if err != nil {
-		return advise(err)
+		return cli.Mistakes(env, "schedule-backup", root, scheduler.Load().Errors(), advise(err))
 	}
+	return cli.Mistakes(env, "schedule-backup", root, list.Problems, c.list(env, list))
+}
+
+func (c *listTimers) list(env *cli.Env, list schedule.TimerList) error {
+	var err error
 	if c.JSON {
 		err = cli.JSON(env.Stdout, map[string]any{"timers": list.Timers})
 	} else {
@@ -44,7 +49,6 @@ func (c *listTimers) Run(ctx context.Context, env *cli.Env, root *command) error
 	if err != nil {
 		return err
 	}
-	tell(env, list.Problems)
 	var silent int
 	for _, t := range list.Timers {
 		if t.Problem != "" {
@@ -111,7 +115,10 @@ Examples:
 // Run prints the backups, a line a module, and what no backup covers.
 func (c *listBackups) Run(_ context.Context, env *cli.Env, root *command) error {
 	list := root.scheduler(env).Backups()
-	tell(env, list.Problems)
+	return cli.Mistakes(env, "schedule-backup", root, list.Problems, c.list(env, list))
+}
+
+func (c *listBackups) list(env *cli.Env, list schedule.BackupList) error {
 	if c.JSON {
 		return cli.JSON(env.Stdout, list)
 	}
@@ -141,13 +148,6 @@ func (c *listBackups) Run(_ context.Context, env *cli.Env, root *command) error 
 		fmt.Fprintf(env.Stdout, "\nIn no enabled backup: %s\n", strings.Join(list.Uncovered, ", "))
 	}
 	return nil
-}
-
-// tell says that a listing may be incomplete because the configuration has errors.
-func tell(env *cli.Env, problems []config.Problem) {
-	if len(problems) > 0 {
-		fmt.Fprintln(env.Stderr, `schedule-backup: the configuration has errors: see "schedule-backup check"`)
-	}
 }
 
 const (

@@ -54,6 +54,9 @@ func (c *Config) Errors() []Problem { return c.problems(func(p Problem) bool { r
 // Warnings returns the others.
 func (c *Config) Warnings() []Problem { return c.problems(func(p Problem) bool { return p.Warning }) }
 
+// Hides tells whether for this problem a file, or a part of one, is not known at all: nobody can tell what else would be there.
+func (p Problem) Hides() bool { return !p.Warning && p.Kind == KindFile && p.Key == "" }
+
 // ErrorsOf returns the errors of one item.
 func (c *Config) ErrorsOf(kind Kind, id string) []Problem {
 	return c.problems(func(p Problem) bool { return !p.Warning && p.Kind == kind && p.ID == id })
