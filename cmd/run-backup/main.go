@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"sdbackup/internal/cli"
 	"sdbackup/internal/config"
@@ -24,7 +25,7 @@ import (
 
 type command struct {
 	cli.Source
-	Backups []string `arg:"" optional:"" name:"id" predictor:"backup" help:"Backups to run, one after another, as [backup.ID] in the configuration."`
+	Backups []string `arg:"" optional:"" name:"id" predictor:"backup" help:"Backups to run, one after another and each once, as [backup.ID] in the configuration."`
 	All     bool     `help:"Run every enabled backup; mistakes in the configuration are told at the end."`
 	NoUnits bool     `help:"Run modules as child processes, where no service manager is: without limits, sandbox and accounting."`
 	Init    bool     `help:"Make missing repositories anew, also where the records say that there was one."`
@@ -93,7 +94,7 @@ func (c *command) Run(ctx context.Context, env *cli.Env) error {
 	defer bars.Done()
 	runner.Progress = bars
 
-	ids := c.Backups
+	ids := once(c.Backups)
 	if c.All {
 		ids = enabled(cfg)
 	}
@@ -150,6 +151,17 @@ func (c *command) starter(ctx context.Context, runner *run.Runner) (func(), erro
 	runner.Start = run.Units{Conn: conn, Exe: exe, Paths: runner.Paths, BindsTo: conn.OwnService(ctx)}
 	runner.Leftover = conn.StopModules
 	return conn.Close, nil
+}
+
+// once leaves out what was named before: a backup that is named twice is run once.
+func once(ids []string) []string {
+	var out []string
+	for _, id := range ids {
+		if !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 func enabled(cfg *config.Config) []string {
@@ -213,7 +225,10 @@ func (c *command) print(env *cli.Env, store status.Store, runs []status.Run) err
 		for _, m := range verdict.Modules {
 			row := []string{m.Module, string(m.Outcome), cli.None, cli.None, cli.None, m.Error}
 			if rec, err := store.Module(verdict.Backup, m.Module); err == nil && rec.Run == verdict.ID {
-				row[2], row[3], row[4] = cli.Bytes(rec.SizeBytes), cli.Bytes(rec.AddedBytes), cli.Duration(rec.End.Sub(rec.Start))
+				row[4] = cli.Duration(rec.End.Sub(rec.Start))
+				if rec.Snapshot != "" || len(rec.Dumps) > 0 { // a check saves nothing, nor does what failed
+					row[2], row[3] = cli.Bytes(rec.SizeBytes), cli.Bytes(rec.AddedBytes)
+				}
 			}
 			rows = append(rows, row)
 		}

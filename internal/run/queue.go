@@ -316,6 +316,10 @@ func (q *queue) report(rec *status.Module) {
 				"snapshot", rec.Snapshot, "bytes", rec.SizeBytes)
 			return
 		}
+		if q.backup.IsCheck() {
+			log.Info(fmt.Sprintf("module %s checked and found good", rec.Module))
+			return
+		}
 		log.Info(fmt.Sprintf("module %s saved", rec.Module), journal.Message(journal.ModuleSaved),
 			"snapshot", rec.Snapshot, "bytes", rec.SizeBytes, "added_bytes", rec.AddedBytes)
 	case status.Partial:
