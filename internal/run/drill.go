@@ -37,14 +37,30 @@ func (r *Runner) job(id, run string) *config.Backup {
 	return r.Config.Drill(b.Modules[0], of)
 }
 
-// missing says of a job that the configuration does not know what it lacks.
-func missing(id string) string {
+// unknown says of a job that the configuration does not know what it lacks.
+func (r *Runner) unknown(id string) error {
 	module, isDrill := config.DrillOf(id)
-	if !isDrill {
-		return fmt.Sprintf("there is no [backup.%s]", id)
+	backup, isCheck := config.JobOf(id)
+	switch m := r.Config.Modules[module]; {
+	case isDrill && m == nil:
+		return unknownError(fmt.Sprintf("there is no module %s in the configuration", module))
+	case isDrill && !m.HasDrill():
+		return unknownError(fmt.Sprintf("module %s has no drill: there is no [module.%s.drill]", module, module))
+	case isDrill:
+		return unknownError(fmt.Sprintf("no enabled backup saves module %s, so there is nothing to restore for its drill", module))
+	case isCheck && r.Config.Backups[backup] != nil:
+		return unknownError(fmt.Sprintf("backup %s has no check: there is no [backup.%s.check]", backup, backup))
 	}
-	return fmt.Sprintf("there is no [module.%s.drill], or no enabled backup saves module %s", module, module)
+	return unknownError(fmt.Sprintf("there is no backup %s; \"schedule-backup list-backups\" shows them", backup))
 }
+
+// unknownError is an ErrConfiguration that needs no more words: what was asked for is not in the configuration.
+type unknownError string
+
+func (e unknownError) Error() string { return string(e) }
+
+// Is implements the interface of errors.Is.
+func (unknownError) Is(target error) bool { return target == ErrConfiguration }
 
 // turn is what a result says of a drill that did not begin; nil of any other job.
 func turn(b *config.Backup) *status.Drill {

@@ -80,7 +80,7 @@ func TestDrillTurns(t *testing.T) {
 	if files, _ := filepath.Glob(filepath.Join(r.Config.Metrics.TextfileDir, "*")); len(files) != 2 {
 		t.Errorf("textfiles %v; want those of the two backups", files)
 	}
-	if _, err := r.Backup(t.Context(), "drill@b"); !errors.Is(err, ErrConfiguration) || !strings.Contains(err.Error(), "[module.b.drill]") {
+	if _, err := r.Backup(t.Context(), "drill@b"); !errors.Is(err, ErrConfiguration) || !strings.Contains(err.Error(), "there is no module b") {
 		t.Errorf("a drill of no module: %v", err)
 	}
 

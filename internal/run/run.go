@@ -62,7 +62,7 @@ func lockName(backup string) string { return "backup@" + backup + ".lock" }
 // ErrConfiguration) or that the verdict could not be written; how modules fared is in the verdict only.
 func (r *Runner) Backup(ctx context.Context, id string) (status.Run, error) {
 	if r.Config.Job(id) == nil && !r.shouldExist(id) {
-		return status.Run{}, fmt.Errorf("backup %s: %w: %s", id, ErrConfiguration, missing(id))
+		return status.Run{}, r.unknown(id)
 	}
 	held, err := r.lock(id)
 	if err != nil {

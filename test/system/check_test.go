@@ -51,7 +51,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("run-backup says %q", out)
 		}
 	}
-	if out := h.exits(2, "run-backup", "check@none"); !strings.Contains(out, "check@none") {
+	if out := h.exits(2, "run-backup", "check@none"); !strings.Contains(out, "there is no backup none") {
 		t.Errorf("a check of no backup says %q", out)
 	}
 }
