@@ -81,7 +81,10 @@ func (c *initialize) Run(ctx context.Context, env *cli.Env, root *command) error
 	if plan.Unjudged {
 		fmt.Fprintln(env.Stderr, "schedule-backup: warning: the schedule was not looked at: systemd-analyze is not installed")
 	}
-	if c.DryRun {
+	switch {
+	case c.DryRun && c.JSON:
+		return printPlan(env, plan)
+	case c.DryRun:
 		fmt.Fprintf(env.Stdout, "==> %s <==\n%s", plan.File, plan.Text)
 		return nil
 	}
@@ -137,6 +140,21 @@ func (c *initialize) start(ctx context.Context, scheduler *schedule.Scheduler, r
 	}
 	report, err := scheduler.Start(ctx, false)
 	return errors.Join(err, report.Refused[backup])
+}
+
+// printPlan tells what would be made. Keys are those of what was made, as far as it is known.
+func printPlan(env *cli.Env, plan setup.Plan) error {
+	return cli.JSON(env.Stdout, struct {
+		DryRun      bool      `json:"dry_run"`
+		Files       []string  `json:"files"`
+		Text        string    `json:"text"` // of the file
+		Backup      string    `json:"backup"`
+		Module      string    `json:"module"`
+		Destination string    `json:"destination"`
+		Folder      string    `json:"folder,omitempty"` // of a destination that is to be made
+		Next        time.Time `json:"next,omitzero"`
+		Notes       []string  `json:"notes"`
+	}{true, []string{plan.File}, plan.Text, plan.Backup, plan.Module, plan.Destination, plan.Folder, plan.Next, append([]string{}, plan.Notes...)})
 }
 
 // print tells what was made, and that the password is all that opens the backups.
