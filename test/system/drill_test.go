@@ -104,7 +104,7 @@ grep -q page.txt "$DRILL_DUMPS/list.txt"
 	if _, _, code := h.run("systemctl", "start", "backup-drill@tried.service"); code == 0 {
 		t.Error("a drill that fails ends its service well")
 	}
-	if out := h.exits(2, "restore-backup", "drill", "none"); !strings.Contains(out, "[module.none.drill]") {
+	if out := h.exits(2, "restore-backup", "drill", "none"); !strings.Contains(out, "no module none") {
 		t.Errorf("a drill of no module says %q", out)
 	}
 	if out := h.exits(2, "run-backup", "drill@tried"); !strings.Contains(out, "restore-backup drill tried") {
