@@ -166,7 +166,7 @@ func (b *backup) do(ctx context.Context) error {
 	b.cache, fresh, err = b.current(ctx)
 	if tamper := (*TamperError)(nil); errors.As(err, &tamper) && b.options.Accept && !b.options.DryRun {
 		b.c.Log.Warn("the bucket is taken as it is", "problem", tamper.What)
-		b.cache, err = b.accept(ctx)
+		b.cache, err = b.fresh(ctx, true)
 	}
 	if err != nil {
 		return err
@@ -251,16 +251,24 @@ func (b *backup) add(j *job) error {
 
 // refreshed calls do with what is new on this machine only.
 func (b *backup) refreshed(do func(path string, e *Entry) error) error {
+	return b.eachJob(0, b.jobs.len(), func(j *job) error {
+		if j.kind != jobRefresh {
+			return nil
+		}
+		return do(j.Path, &j.Entry)
+	})
+}
+
+// eachJob calls do with a part of the jobs, but for those of streams.
+func (b *backup) eachJob(from, to int, do func(*job) error) error {
 	var buf []byte
-	for i := range b.jobs.len() {
+	for i := from; i < to; i++ {
 		var err error
 		if buf, err = b.jobs.get(i, buf); err != nil {
 			return err
 		}
-		if j := parseJob(buf); j.kind == jobRefresh {
-			if err := do(j.Path, &j.Entry); err != nil {
-				return err
-			}
+		if err := do(parseJob(buf)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -474,17 +482,13 @@ func (b *backup) beginUploads(ctx context.Context, p *part) error {
 				add(j)
 			}
 		}
-		var buf []byte
-		for i := p.from; i < p.to; i++ {
-			var err error
-			if buf, err = b.jobs.get(i, buf); err != nil {
-				return err
-			}
-			if j := parseJob(buf); j.uploads() {
+		err := b.eachJob(p.from, p.to, func(j *job) error {
+			if j.uploads() {
 				add(j)
 			}
-		}
-		return d.close()
+			return nil
+		})
+		return errors.Join(err, d.close())
 	})
 	return err
 }
@@ -527,6 +531,11 @@ func (b *backup) tell() {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.tellAll()
+}
+
+// tellAll says how far everything is. The lock is held.
+func (b *backup) tellAll() {
 	p := b.progress
 	p.Files, p.Bytes = b.files.Load()+int64(b.sum.Unchanged), b.bytes.Load()
 	b.options.Progress(p)

@@ -603,6 +603,3 @@ func (r *Repository) fresh(ctx context.Context, accept bool) (*cache, error) {
 func (r *Repository) hidden(list []Version) error {
 	return &TamperError{fmt.Sprintf("the manifest %q was deleted; its %d versions are still there, and \"undelete\" brings it back", r.c.RemoteManifestDiffFile, len(list))}
 }
-
-// accept makes the cache anew from what is in the bucket.
-func (b *backup) accept(ctx context.Context) (*cache, error) { return b.fresh(ctx, true) }

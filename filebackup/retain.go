@@ -126,9 +126,7 @@ func (b *backup) told(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.progress.Retained = max(n, b.progress.Retained)
-	p := b.progress
-	p.Files, p.Bytes = b.files.Load()+int64(b.sum.Unchanged), b.bytes.Load()
-	b.options.Progress(p)
+	b.tellAll()
 }
 
 // salts are the versions of the salt object that may be of use: the one that was there first, and the one that is there now.

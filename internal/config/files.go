@@ -60,6 +60,9 @@ func (b *Bucket) String(folder string) string {
 	return name
 }
 
+// OnlyBucket tells whether the destination is for nothing but modules of engine files.
+func (d *Destination) OnlyBucket() bool { return d.Repository == "" && d.Bucket != nil }
+
 // engine reads what saves a module, and refuses what that cannot do.
 func (t *table) engine(m *Module) {
 	m.Pipeline = t.list("pipeline", false)
@@ -100,7 +103,7 @@ func (c *Config) engineProblem(b *Backup, m *Module) string {
 		return ""
 	case m.Engine == EngineFiles && d.Bucket == nil:
 		return fmt.Sprintf("%s is of engine files, and destination %s has no bucket; want bucket = \"NAME\" there, or another destination", m.ID, d.ID)
-	case m.Engine != EngineFiles && d.Bucket != nil && d.Repository == "":
+	case m.Engine != EngineFiles && d.OnlyBucket():
 		return fmt.Sprintf("%s is of engine restic, and destination %s has no repository; want one there, or engine = \"files\" for the module", m.ID, d.ID)
 	case m.Engine != EngineFiles:
 		return ""

@@ -13,9 +13,6 @@ import (
 	"sdbackup/internal/module"
 )
 
-// inBucket tells whether a destination is for nothing but modules of engine files.
-func inBucket(d *config.Destination) bool { return d.Repository == "" && d.Bucket != nil }
-
 // examineBucket finds out whether the bucket of modules of engine files can be listed with the destination's keys. Nothing is stored there: an
 // Object Lock would keep it.
 func examineBucket(ctx context.Context, d *config.Destination, hide *masker) Verdict {

@@ -44,7 +44,7 @@ func (s *Store) entry(cfg *config.Config, d *config.Destination) Entry {
 
 // publicPlace is where a destination is, without a secret.
 func publicPlace(d *config.Destination) string {
-	if inBucket(d) {
+	if d.OnlyBucket() {
 		return d.Bucket.String("")
 	}
 	return publicRepository(d.Repository)

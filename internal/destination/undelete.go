@@ -234,7 +234,7 @@ func (s *Store) holding(ctx context.Context, d *config.Destination, hide *masker
 	if dir, ok := d.Local(); ok {
 		return openLocalHolding(d.ID, dir)
 	}
-	if inBucket(d) {
+	if d.OnlyBucket() {
 		return nil, fmt.Errorf("destination %s: what was deleted of modules of engine files is kept by the bucket: \"file-backup --module ID undelete\" brings it back", d.ID)
 	}
 	if !strings.HasPrefix(d.Repository, "rclone:") {

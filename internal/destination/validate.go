@@ -105,7 +105,7 @@ func (s *Store) validate(ctx context.Context, d *config.Destination, timeout tim
 
 func (s *Store) examine(ctx context.Context, d *config.Destination, hide *masker) Verdict {
 	if d.Bucket != nil {
-		if v := examineBucket(ctx, d, hide); v.Failed() || inBucket(d) {
+		if v := examineBucket(ctx, d, hide); v.Failed() || d.OnlyBucket() {
 			return v
 		}
 	}

@@ -31,7 +31,7 @@ func (r Repository) InBucket() bool {
 	if r.Module != nil {
 		return r.Module.Engine == config.EngineFiles
 	}
-	return r.Destination.Repository == "" && r.Destination.Bucket != nil
+	return r.Destination.OnlyBucket()
 }
 
 // bucket opens the versions of a repository of engine files. Local files of it are in dir.
