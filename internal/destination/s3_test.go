@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sdbackup/internal/s3test"
 )
 
 // s3Server is a real S3 server with a bucket "backup", its owner "root" and a user "user" who may do what a policy says.
@@ -26,29 +28,9 @@ type s3Server struct {
 
 const s3Owner = "owner-" + marker
 
-// s3Program finds the server that test/deps builds.
-func s3Program(t *testing.T) string {
-	t.Helper()
-	program := os.Getenv("SDBACKUP_VERSITYGW")
-	if program == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		program = filepath.Join(cache, "sdbackup/bin/versitygw")
-	}
-	if _, err := os.Stat(program); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("this test needs an S3 server: %v; run test/deps gateway", err)
-		}
-		t.Skipf("no S3 server: %v; test/deps gateway builds it", err)
-	}
-	return program
-}
-
 func startS3(t *testing.T) *s3Server {
 	t.Helper()
-	program, dir := s3Program(t), t.TempDir()
+	program, dir := s3test.Program(t), t.TempDir()
 	for _, name := range []string{"data", "metadata", "users"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
 			t.Fatal(err)

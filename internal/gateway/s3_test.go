@@ -16,35 +16,15 @@ import (
 	"time"
 
 	"sdbackup/internal/config"
+	"sdbackup/internal/s3test"
 	"sdbackup/internal/token"
 )
-
-// s3Program returns the path of the S3 server that `test/deps gateway` builds. Where there is none the test is skipped, and where CI=true
-// that is a failure.
-func s3Program(t *testing.T) string {
-	t.Helper()
-	found, err := exec.LookPath("versitygw")
-	if err == nil {
-		return found
-	}
-	if cache, err := os.UserCacheDir(); err == nil {
-		found = filepath.Join(cache, "sdbackup/bin/versitygw")
-		if _, err := os.Stat(found); err == nil {
-			return found
-		}
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(err)
-	}
-	t.Skipf("test/deps gateway builds it: %v", err)
-	return ""
-}
 
 // startS3 starts an S3 server without buckets and returns its URL. It listens at a unix socket, and what comes to a port of
 // this process is passed on: it could not tell which port it found free.
 func startS3(t *testing.T, access, secret string) string {
 	t.Helper()
-	program := s3Program(t)
+	program := s3test.Program(t)
 	dir, err := os.MkdirTemp("", "s3") // t.TempDir may be too long for a socket
 	if err != nil {
 		t.Fatal(err)

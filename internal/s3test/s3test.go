@@ -12,21 +12,31 @@ import (
 	"time"
 )
 
+// Program returns the path of the server, versitygw, that `test/deps gateway` builds. Where there is none the test is skipped, and where CI=true
+// that is a failure.
+func Program(t testing.TB) string {
+	t.Helper()
+	program, err := exec.LookPath("versitygw")
+	if err == nil {
+		return program
+	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		program = filepath.Join(cache, "sdbackup/bin/versitygw")
+		if _, err := os.Stat(program); err == nil {
+			return program
+		}
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal(err)
+	}
+	t.Skipf("test/deps gateway builds an S3 server: %v", err)
+	return ""
+}
+
 // Start starts a server with the buckets "files" and "modules", which the key "owner" with the returned secret may do everything with. It ends with the test.
 func Start(t testing.TB) (address, secret string) {
 	t.Helper()
-	program, err := exec.LookPath("versitygw")
-	if err != nil {
-		if cache, err := os.UserCacheDir(); err == nil {
-			program = filepath.Join(cache, "sdbackup/bin/versitygw")
-		}
-	}
-	if _, err := os.Stat(program); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skipf("test/deps gateway builds an S3 server: %v", err)
-	}
+	program := Program(t)
 	dir := t.TempDir()
 	for _, name := range []string{"root/files", "root/modules", "versions"} { // a folder is a bucket
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
